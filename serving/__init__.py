@@ -1,0 +1,1 @@
+"""Requests in, answers and a traffic log out; knows HTTP and no trainer."""

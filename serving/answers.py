@@ -1,0 +1,116 @@
+"""Answers as bytes: the one place that knows which error is which HTTP status, and how a score is spelled.
+
+An Answer leaves out what the connection adds (status line, date, `connection`), so the protocol and the FastAPI twin
+write the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+import msgspec
+
+from serving.errors import (
+    BodyMalformed,
+    BodyTooLarge,
+    ContentTypeRefused,
+    FieldRefused,
+    Overloaded,
+    RequestRefused,
+)
+
+STATUS_OF: dict[type[RequestRefused], int] = {
+    BodyMalformed: 400,
+    BodyTooLarge: 413,
+    ContentTypeRefused: 415,
+    FieldRefused: 422,
+    Overloaded: 503,
+    RequestRefused: 400,
+}
+RETRY_AFTER_S = 1
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """`head` is whole header lines, each ended by CRLF; `body` has the length that `head` says."""
+
+    status: int
+    head: bytes
+    body: bytes
+
+    def header_pairs(self) -> list[tuple[bytes, bytes]]:
+        lines = self.head.split(b"\r\n")[:-1]
+        return [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+
+
+Encode = Callable[[float, bytes, int, int, int], Answer]
+"""(score, request id, parse µs, queue µs, score µs) -> Answer"""
+
+
+def binary_encoder(
+    *, classes: tuple[str, str], threshold: float, version: str, arm: str, generation: int, fallback_from: str = ""
+) -> Encode:
+    """The encoder of one arm of a binary classifier: all that does not vary by request is laid out here, once."""
+    marks = f"x-model-version: {version}\r\nx-arm: {arm}\r\nx-routes-generation: {generation}\r\n"
+    if fallback_from:
+        marks += f"x-fallback-from: {fallback_from}\r\n"
+    head = (
+        b"content-length: %d\r\ncontent-type: application/json\r\nx-request-id: %b\r\n"
+        + marks.replace("%", "%%").encode("latin-1")
+        + b"server-timing: parse;dur=%d.%03d, queue;dur=%d.%03d, score;dur=%d.%03d\r\n"
+    )
+    tail = _escaped(b',"model_version":%b,"arm":%b,"request_id":"' % (_json(version), _json(arm))) + b'%b"}'
+    positive, negative = (
+        _escaped(b'{"prediction":%b,"probability":' % _json(label)) + b"%b" + tail for label in classes[::-1]
+    )
+
+    def encode(score: float, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:
+        body = (positive if score > threshold else negative) % (repr(score).encode(), request_id)
+        return Answer(
+            200,
+            head
+            % (
+                len(body),
+                request_id,
+                parse_us // 1000,
+                parse_us % 1000,
+                queue_us // 1000,
+                queue_us % 1000,
+                score_us // 1000,
+                score_us % 1000,
+            ),
+            body,
+        )
+
+    return encode
+
+
+def refusal(refused: RequestRefused, request_id: bytes) -> Answer:
+    """What the sender of a refused request is told."""
+    body: dict[str, str] = {"error": refused.message}
+    if refused.field is not None:
+        body["field"] = refused.field
+    return plain(STATUS_OF[type(refused)], body, request_id)
+
+
+def model_failed(request_id: bytes) -> Answer:
+    return plain(500, {"error": "the model could not score this row; the server's log has the cause"}, request_id)
+
+
+def plain(status: int, body: object, request_id: bytes = b"") -> Answer:
+    """Any JSON answer that is not a score."""
+    encoded = msgspec.json.encode(body)
+    head = b"content-length: %d\r\ncontent-type: application/json\r\n" % len(encoded)
+    if request_id:
+        head += b"x-request-id: %b\r\n" % request_id
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        head += b"retry-after: %d\r\n" % RETRY_AFTER_S
+    return Answer(status, head, encoded)
+
+
+def _json(text: str) -> bytes:
+    return msgspec.json.encode(text)
+
+
+def _escaped(template: bytes) -> bytes:
+    return template.replace(b"%", b"%%")

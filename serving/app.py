@@ -1,0 +1,201 @@
+"""The HTTP application: documentation, health, metrics, errors, and the slow twin of every scoring path.
+
+`create` is given everything and reads nothing from the environment. The scoring routes here and the ones answered in
+`serving.protocol` call the same function and write the same bytes; `COPPICE_HTTP=asgi` serves through these alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.answers import Answer, plain, refusal
+from serving.documentation import openapi_of
+from serving.errors import BodyTooLarge
+from serving.live import Live
+from serving.protocol import Door, content_type_refused, named_headers
+from serving.scoring import Score
+
+logger = logging.getLogger("coppice")
+
+UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the health and metrics routes ask; each a plain function over the shared page."""
+
+    ready: Callable[[], tuple[bool, dict[str, Any]]]
+    metrics: Callable[[], bytes]
+
+
+def create(live: Live, door: Door, health: Health) -> ASGIApp:
+    """The application of one worker. Every answer is counted and, while draining, says `connection: close`."""
+    app = FastAPI(
+        title="Coppice",
+        summary="Gradient-boosted trees behind HTTP",
+        redirect_slashes=False,
+        openapi_url="/openapi.json",
+        redoc_url=None,
+    )
+    for path, score in door.endpoints.items():
+        app.add_api_route(path.decode(), _twin(score, door), methods=["POST"], name=path.decode().strip("/"))
+    _add_health(app, health)
+    _add_model(app, live)
+    _add_errors(app)
+    app.openapi = lambda: openapi_of(app, live.snapshot)  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    return Counted(app, door)
+
+
+class AnswerResponse(Response):
+    """Writes an Answer's own header lines, in their order."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(content=answer.body, status_code=answer.status)
+        self.raw_headers = answer.header_pairs()
+
+
+class Counted:
+    """The outermost layer: what leaves through the application is counted as the protocol counts its own answers."""
+
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self._app = app
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        arrived = perf_counter_ns()
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if scope["path"] not in UNCOUNTED:
+                    self._door.on_answer(message["status"], (perf_counter_ns() - arrived) // 1000)
+                if self._door.draining:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, counted)
+
+
+def _twin(score: Score, door: Door) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        arrived = perf_counter_ns()
+        request_id, unit, content_type, _ = named_headers(request.headers.raw)
+        body = await _read(request, door.max_body_bytes)
+        if body is None:
+            return AnswerResponse(refusal(BodyTooLarge.over(door.max_body_bytes), request_id))
+        refused = content_type_refused(content_type)
+        if refused is not None:
+            return AnswerResponse(refusal(refused, request_id))
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def reply(answer: Answer) -> None:
+            if not answered.done():  # done: the client went away and uvicorn cancelled us
+                answered.set_result(answer)
+
+        return AnswerResponse(score(body, request_id, unit, arrived, reply) or await answered)
+
+    return endpoint
+
+
+async def _read(request: Request, limit: int) -> bytes | None:
+    chunks, received = [], 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _add_health(app: FastAPI, health: Health) -> None:
+    @app.get("/healthz", tags=["health"], summary="The process is alive")
+    async def healthz() -> Response:
+        return AnswerResponse(plain(200, {"status": "alive"}))
+
+    @app.get("/readyz", tags=["health"], summary="All workers serve the committed generation")
+    async def readyz() -> Response:
+        ready, details = health.ready()
+        return AnswerResponse(plain(200 if ready else 503, {"ready": ready, **details}))
+
+    @app.get("/metrics", tags=["health"], summary="Prometheus metrics of all workers")
+    async def metrics() -> Response:
+        return Response(health.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_model(app: FastAPI, live: Live) -> None:
+    @app.get("/v1/models", tags=["models"], summary="The models served here")
+    async def models() -> Response:
+        return AnswerResponse(plain(200, {"models": [live.snapshot.routes.model]}))
+
+    @app.get("/v1/models/{model}", tags=["models"], summary="What serves, and what it accepts")
+    async def model(model: str) -> Response:
+        now = live.snapshot
+        if model != now.routes.model:
+            raise HTTPException(404, f"no model {model!r} is served here; GET /v1/models lists them")
+        champion = now.champion.manifest
+        body = {
+            "name": model,
+            "ready": True,
+            "version": champion.version,
+            "generation": now.routes.generation,
+            "task": champion.task,
+            "classes": champion.classes,
+            "threshold": champion.threshold,
+            "arms": {arm.name: {"version": arm.manifest.version, "share": _share(arm, now.points)} for arm in now.arms},
+            "shadow": [shadow.name for shadow in now.routes.shadow],
+            "schema": msgspec.to_builtins(champion.schema),
+            "fingerprint": champion.schema.fingerprint,
+        }
+        return AnswerResponse(plain(200, body))
+
+
+def _share(arm: object, points: tuple[object, ...]) -> float:
+    return sum(owner is arm for owner in points) / len(points)
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error is `{"error": ...}`; none carries a traceback."""
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        answer = plain(error.status_code, {"error": _explain(request, error)})
+        response = AnswerResponse(answer)
+        response.raw_headers += list(_raw(error.headers or {}))
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return AnswerResponse(plain(422, {"error": f"{first['loc'][-1]}: {first['msg']}", "field": str(first["loc"][-1])}))
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, __: Exception) -> Response:
+        return AnswerResponse(plain(500, {"error": "internal error; the server's log has the cause"}))
+
+
+def _explain(request: Request, error: HTTPException) -> str:
+    if error.status_code == 404 and error.detail == "Not Found":
+        return f"no such path: {request.url.path}; /docs lists them"
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return f"{request.method} is not allowed on {request.url.path}; allowed: {allowed}"
+    return str(error.detail)
+
+
+def _raw(headers: Mapping[str, str]) -> Iterator[tuple[bytes, bytes]]:
+    for name, value in headers.items():
+        yield name.lower().encode("latin-1"), value.encode("latin-1")

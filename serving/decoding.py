@@ -1,0 +1,135 @@
+"""A request body, decoded into one row of float64: built once per bundle from its FeatureSchema.
+
+`decoder(schema)` gives the fast function; `decode_slowly` is its obvious twin, over the reference encoder. They are held
+equal by a property test, and every refusal is worded by the twin, so a client reads one wording on any path.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from serving.errors import BodyMalformed, FieldRefused
+from training.features import Feature, FeatureSchema, InputRefused, encode
+
+Decode = Callable[[bytes, memoryview | bytearray, int], None]
+"""(body, buffer, offset in bytes): writes the row there, `8 * width` bytes; raises RequestRefused and writes nothing."""
+
+
+def decoder(schema: FeatureSchema) -> Decode:
+    """The decoder of one bundle. Not to be shared between threads."""
+    decode_body = msgspec.json.Decoder(_row_type(schema)).decode
+    values_of = msgspec.structs.astuple
+    pack_into = struct.Struct(f"={schema.width}d").pack_into
+    codes = [(i, _codes(feature)) for i, feature in enumerate(schema.features) if feature.kind == "category"]
+    ranges = [(i, *_range(f)) for i, f in enumerate(schema.features) if f.low is not None or f.high is not None]
+    fills = [_fill(feature) for feature in schema.features]
+
+    def decode(body: bytes, buffer: memoryview | bytearray, offset: int) -> None:
+        """1.4 µs for 30 numbers, against 30 µs by the twin: `python -m serving.bench decode`."""
+        try:
+            values: Any = values_of(decode_body(body))
+            if codes:
+                values = list(values)
+                for i, code_of in codes:
+                    values[i] = code_of[values[i]]
+            for i, low, high in ranges:
+                if values[i] is not None and not low <= values[i] <= high:
+                    raise ValueError
+            try:
+                pack_into(buffer, offset, *values)
+            except struct.error:  # a None among them: a missing value
+                pack_into(buffer, offset, *[fills[i] if v is None else v for i, v in enumerate(values)])
+        except (msgspec.MsgspecError, LookupError, ValueError, RecursionError, struct.error):
+            pack_into(buffer, offset, *decode_slowly(schema, body))
+
+    return decode
+
+
+def decode_slowly(schema: FeatureSchema, body: bytes) -> list[float]:
+    """The row that the reference encoder makes of the body. Raises BodyMalformed or FieldRefused."""
+    fields = _parse(schema, body)
+    if not isinstance(fields, dict):
+        raise BodyMalformed("the body must be one JSON object of named features")
+    try:
+        row: list[float] = encode(schema, [fields])[0].tolist()
+    except InputRefused as refused:
+        raise FieldRefused(str(refused), refused.field) from None
+    return row
+
+
+def _parse(schema: FeatureSchema, body: bytes) -> object:
+    if not body.strip():
+        raise BodyMalformed("the body is empty; send one JSON object of named features")
+    try:
+        return msgspec.json.decode(body)
+    except RecursionError:
+        raise BodyMalformed("the body is nested too deeply") from None
+    except msgspec.DecodeError as malformed:
+        _refuse_non_finite(schema, body)
+        raise BodyMalformed(f"the body is not JSON: {malformed}") from None
+    except UnicodeDecodeError:
+        raise BodyMalformed("the body is not UTF-8") from None
+
+
+def _refuse_non_finite(schema: FeatureSchema, body: bytes) -> None:
+    """NaN and Infinity are Python's spelling, not JSON: name the field that carries one, since its sender can't tell."""
+    try:
+        fields = json.loads(body)
+    except UnicodeDecodeError:
+        raise BodyMalformed("the body is not UTF-8") from None
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(fields, dict):
+        return
+    for name in schema.names:
+        value = fields.get(name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise FieldRefused(f"{name}: {value} is not a JSON number; send null for a missing value", name)
+
+
+def _row_type(schema: FeatureSchema) -> type[msgspec.Struct]:
+    fields: list[tuple[str, Any]] = [(f"f{i}", _json_type(feature)) for i, feature in enumerate(schema.features)]
+    renamed = {f"f{i}": feature.name for i, feature in enumerate(schema.features)}
+    return msgspec.defstruct("Row", fields, rename=renamed, gc=False)
+
+
+def _json_type(feature: Feature) -> Any:
+    of_kind: dict[str, Any] = {"number": float, "category": str, "boolean": bool}
+    return of_kind[feature.kind] if feature.missing == "refuse" else of_kind[feature.kind] | None
+
+
+def _codes(feature: Feature) -> dict[str | None, float]:
+    known: dict[str | None, float] = {name: float(code) for code, name in enumerate(feature.categories)}
+    if feature.missing != "refuse":
+        known[None] = _fill(feature)
+    if feature.unseen == "refuse":
+        return known
+    unseen = float(len(feature.categories)) if feature.unseen == "other" else _fill(feature)
+    return _Defaulting(known, unseen)
+
+
+class _Defaulting(dict[str | None, float]):
+    """Inheritance, because a dict's own look-up of a known key costs nothing and only a miss calls Python."""
+
+    def __init__(self, known: dict[str | None, float], default: float) -> None:
+        super().__init__(known)
+        self.default = default
+
+    def __missing__(self, key: str | None) -> float:
+        return self.default
+
+
+def _fill(feature: Feature) -> float:
+    return math.nan if isinstance(feature.missing, str) else float(feature.missing)
+
+
+def _range(feature: Feature) -> tuple[float, float]:
+    low = -math.inf if feature.low is None else feature.low
+    high = math.inf if feature.high is None else feature.high
+    return low, high

@@ -1,0 +1,88 @@
+"""The OpenAPI document: what FastAPI knows of the routes, and what the served model's schema says of the bodies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from serving.live import Snapshot
+from training.features import Feature
+
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}, "field": {"type": "string"}},
+}
+REFUSALS = {
+    "400": "not JSON, or not an object",
+    "413": "the body is too long",
+    "415": "the body is of another content type",
+    "422": "a named field is missing, of the wrong type or out of range",
+    "500": "the model could not score the row",
+    "503": "too many rows are waiting; retry after the seconds that the header says",
+}
+JSON_TYPE = {"number": "number", "category": "string", "boolean": "boolean"}
+
+
+def openapi_of(app: FastAPI, now: Snapshot) -> dict[str, Any]:
+    """The document of the generation that serves now: built for each request of it, since a swap may change it."""
+    document = get_openapi(title=app.title, version="1", summary=app.summary, routes=app.routes)
+    for path, operations in document["paths"].items():
+        if path.startswith("/predict"):
+            _describe(operations["post"], path, now)
+    return document
+
+
+def _describe(operation: dict[str, Any], path: str, now: Snapshot) -> None:
+    asks = "the arm that the experiment assigns to the unit" if path.endswith("/ab") else "the champion"
+    operation["summary"] = f"Score one row with {asks}"
+    operation["tags"] = ["scoring"]
+    operation["parameters"] = [_header("x-request-id", "returned and logged"), _header("x-unit", "who is assigned")]
+    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _body(now)}}}
+    operation["responses"] = {"200": {"description": "the score", "content": {"application/json": {"schema": _answer(now)}}}}
+    for status, description in REFUSALS.items():
+        operation["responses"][status] = {"description": description, "content": {"application/json": {"schema": ERROR}}}
+
+
+def _body(now: Snapshot) -> dict[str, Any]:
+    features = now.champion.manifest.schema.features
+    return {
+        "type": "object",
+        "required": [feature.name for feature in features],
+        "properties": {feature.name: _property(feature) for feature in features},
+    }
+
+
+def _property(feature: Feature) -> dict[str, Any]:
+    described: dict[str, Any] = {"type": JSON_TYPE[feature.kind]}
+    if feature.missing != "refuse":
+        described["type"] = [JSON_TYPE[feature.kind], "null"]
+    if feature.kind == "category":
+        if feature.unseen == "refuse":
+            described["enum"] = [*feature.categories, *([None] if feature.missing != "refuse" else [])]
+        else:
+            described["examples"] = list(feature.categories[:5])
+    for bound, word in ((feature.low, "minimum"), (feature.high, "maximum")):
+        if bound is not None:
+            described[word] = bound
+    return described
+
+
+def _answer(now: Snapshot) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["prediction", "probability", "model_version", "arm", "request_id"],
+        "properties": {
+            "prediction": {"type": "string", "enum": list(now.champion.manifest.classes)},
+            "probability": {"type": "number", "minimum": 0, "maximum": 1},
+            "model_version": {"type": "string"},
+            "arm": {"type": "string", "enum": [arm.name for arm in now.arms]},
+            "request_id": {"type": "string"},
+        },
+    }
+
+
+def _header(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": description}

@@ -1,0 +1,69 @@
+"""What serving refuses, drawn as one tree.
+
+    ServingError                  exit code 2 on the command line
+    ├── SettingsRefused           an environment value or flag, named
+    ├── RoutesRefused             a generation that must not be published
+    │   └── GenerationTaken       another publisher was first: read again, then decide
+    ├── NothingToServe            no routes or no bundle where the store was looked at
+    └── RequestRefused            a request, with the reason its sender is told
+        ├── BodyMalformed         not JSON, or not a JSON object
+        ├── BodyTooLarge          longer than the limit
+        ├── ContentTypeRefused    a body of another kind
+        ├── FieldRefused          one named field is missing, of the wrong type or out of range
+        └── Overloaded            the lane's queue is full
+
+Domain code raises these; `serving.answers` alone knows which HTTP status each becomes.
+"""
+
+from __future__ import annotations
+
+
+class ServingError(Exception):
+    exit_code = 2
+
+
+class SettingsRefused(ServingError):
+    pass
+
+
+class RoutesRefused(ServingError):
+    pass
+
+
+class GenerationTaken(RoutesRefused):
+    pass
+
+
+class NothingToServe(ServingError):
+    pass
+
+
+class RequestRefused(ServingError):
+    """`field` is the feature that caused the refusal, or None where no single one did."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+
+class BodyMalformed(RequestRefused):
+    pass
+
+
+class BodyTooLarge(RequestRefused):
+    @classmethod
+    def over(cls, limit: int) -> BodyTooLarge:
+        return cls(f"the body is longer than {limit} bytes")
+
+
+class ContentTypeRefused(RequestRefused):
+    pass
+
+
+class FieldRefused(RequestRefused):
+    pass
+
+
+class Overloaded(RequestRefused):
+    pass

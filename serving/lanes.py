@@ -1,0 +1,201 @@
+"""One lane for each (worker, bundle): rows in, scores out, in the order they came, never mixed with another version's.
+
+How a row is dispatched is decided once, from the model's measured cost `fixed_us + rows * row_us`:
+
+    inline   one row costs at most the inline budget: scored at once, on the loop
+    tick     the fixed cost outweighs the row's (a batch pays) and the row is still cheap: the rows that arrive within
+             one iteration of the event loop are scored together, at its end; no timer
+    busy     dearer: scored in the lane's own thread; what arrives while it runs forms the next batch
+
+Rows wait in the lane's bounded buffer; `Overloaded` is raised when it is full. A batch that fails is scored again row by
+row, so that one bad row harms nobody else. All methods belong to the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter_ns
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.errors import Overloaded
+
+Matrix = npt.NDArray[np.float64]
+Reason = Literal["inline", "tick", "busy"]
+
+
+class Scored(NamedTuple):
+    """What became of one row. `score` is NaN where the model failed on it. Times in µs; `rows` shared the call."""
+
+    score: float
+    queue_us: int
+    score_us: int
+    rows: int
+
+
+Done = Callable[[Scored], None]
+
+
+class Bindable(Protocol):
+    """The part of `compile.runtime.Predictor` that a lane needs."""
+
+    @property
+    def width(self) -> int: ...
+
+    def bound(self, rows: Matrix, scores: Matrix) -> Callable[[int], None]: ...
+
+
+class Cost(NamedTuple):
+    """A call's cost in µs: `fixed_us + rows * row_us`."""
+
+    fixed_us: float
+    row_us: float
+
+
+class Tally(Protocol):
+    """Where a lane counts: called once a batch."""
+
+    def __call__(self, reason: Reason, rows: int, queue_us: int) -> None: ...
+
+
+class Lane:
+    def __init__(
+        self,
+        predictor: Bindable,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        cost: Cost,
+        max_batch_rows: int,
+        max_queue_rows: int,
+        inline_budget_us: float,
+        tally: Tally,
+    ) -> None:
+        self.reason: Reason = dispatch_reason(cost, inline_budget_us)
+        self.cost = cost
+        self._loop = loop
+        self._max_batch_rows = max_batch_rows
+        self._max_queue_rows = max_queue_rows
+        self._tally = tally
+        self._rows = np.zeros((max_batch_rows, predictor.width))
+        self._scores = np.zeros((max_batch_rows, 1))
+        self._run = predictor.bound(self._rows, self._scores)
+        self._row_view = memoryview(self._rows).cast("B")
+        self._score_view = memoryview(self._scores).cast("B").cast("d")
+        self._row_bytes = 8 * predictor.width
+        self._waiting: list[tuple[bytes, int, Done]] = []
+        self._flushing = False
+        self._thread = ThreadPoolExecutor(1, "lane") if self.reason == "busy" else None
+
+    @property
+    def depth(self) -> int:
+        """Rows waiting."""
+        return len(self._waiting)
+
+    def score_now(self, row: bytes) -> float:
+        """The row's score, on the caller's thread; the model's own exception where it fails. Inline lanes only."""
+        self._row_view[: self._row_bytes] = row
+        self._run(1)
+        return self._score_view[0]
+
+    def submit(self, row: bytes, done: Done) -> None:
+        """`done` is called on the loop with the row's score, at once if the lane is inline. Raises Overloaded."""
+        if len(self._waiting) >= self._max_queue_rows:
+            raise Overloaded(f"{self._max_queue_rows} rows are waiting for this model already")
+        self._waiting.append((row, perf_counter_ns(), done))
+        if self.reason == "inline":
+            self._flush()
+        elif not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush if self.reason == "tick" else self._start_batch)
+
+    def close(self) -> None:
+        """No more rows will come; returns when the thread has finished the call it is in."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        while self._waiting:
+            batch = self._take()
+            started = perf_counter_ns()
+            self._deliver(batch, started, *self._score(batch))
+
+    def _start_batch(self) -> None:
+        batch = self._take()
+        assert self._thread is not None
+        started = perf_counter_ns()
+        future = self._loop.run_in_executor(self._thread, self._score, batch)
+        future.add_done_callback(lambda done: self._finish_batch(batch, started, *done.result()))
+
+    def _finish_batch(self, batch: list[tuple[bytes, int, Done]], started: int, scores: list[float], us: int) -> None:
+        if self._waiting:
+            self._start_batch()  # before the answers are written, so that the thread does not idle meanwhile
+        else:
+            self._flushing = False
+        self._deliver(batch, started, scores, us)
+
+    def _take(self) -> list[tuple[bytes, int, Done]]:
+        batch = self._waiting[: self._max_batch_rows]
+        del self._waiting[: self._max_batch_rows]
+        return batch
+
+    def _score(self, batch: list[tuple[bytes, int, Done]]) -> tuple[list[float], int]:
+        """The scores and the µs they took. Only one thread is ever in here: the lane's own, or the loop's."""
+        began = perf_counter_ns()
+        count = len(batch)
+        self._row_view[: count * self._row_bytes] = b"".join([row for row, _, _ in batch])
+        try:
+            self._run(count)
+            scores = self._score_view[:count].tolist()
+        except Exception:  # fan-out: one bad row must not harm its neighbours
+            scores = [self._score_alone(row) for row, _, _ in batch]
+        return scores, (perf_counter_ns() - began) // 1000
+
+    def _score_alone(self, row: bytes) -> float:
+        try:
+            return self.score_now(row)
+        except Exception:  # this row is the bad one: NaN tells its owner
+            return math.nan
+
+    def _deliver(self, batch: list[tuple[bytes, int, Done]], started: int, scores: list[float], us: int) -> None:
+        count = len(batch)
+        assert len(scores) == count, "every row of a batch has its score before anyone is answered"
+        self._tally(self.reason, count, (started - batch[0][1]) // 1000)
+        for (_, arrived, done), score in zip(batch, scores, strict=True):
+            done(Scored(score, (started - arrived) // 1000, us, count))
+
+
+def dispatch_reason(cost: Cost, inline_budget_us: float) -> Reason:
+    """The thread costs about 50 µs of hand-over and the tick about 5 µs of bookkeeping: each must be worth it."""
+    if cost.fixed_us + cost.row_us > inline_budget_us:
+        return "busy"
+    return "tick" if cost.fixed_us > max(10.0, cost.row_us) else "inline"
+
+
+def measure(predictor: Bindable, rows: Matrix, max_batch_rows: int) -> Cost:
+    """The model's cost on this machine now: the best of a few calls with one row and with a full batch.
+
+    `rows` are distinct (n, width) rows to cycle through: one row repeated would flatter trees.
+    """
+    buffer = np.zeros((max_batch_rows, predictor.width))
+    run = predictor.bound(buffer, np.zeros((max_batch_rows, 1)))
+    batch = max(2, min(max_batch_rows, 32))
+    single = _best_us(run, buffer, rows, 1)
+    full = _best_us(run, buffer, rows, batch)
+    row_us = max(0.0, (full - single) / (batch - 1))
+    return Cost(max(0.0, single - row_us), row_us)
+
+
+def _best_us(run: Callable[[int], None], buffer: Matrix, rows: Matrix, count: int) -> float:
+    best = math.inf
+    for trial in range(30):
+        buffer[:count] = np.take(rows, range(trial * count, (trial + 1) * count), axis=0, mode="wrap")
+        began = perf_counter_ns()
+        run(count)
+        best = min(best, (perf_counter_ns() - began) / 1000)
+    return best

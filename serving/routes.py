@@ -1,0 +1,236 @@
+"""Who serves what: a frozen snapshot per model, and its append-only generations.
+
+A generation is one file of a release store, written once:
+
+    <store>/routes/<model>/<generation, 8 digits>.json
+
+    {"format": 1, "model": "churn", "generation": 7, "salt": "<32 hex digits>",
+     "slots": [[0, 5000, "champion"], [5000, 10000, "challenger"]],
+     "arms": {"champion": "<bundle digest>", "challenger": "<bundle digest>"},
+     "shadow": [{"name": "candidate", "bundle": "<bundle digest>", "sample": 0.25}],
+     "plan": null, "note": "why", "by": "who", "at": "2026-01-31T12:00:00Z"}
+
+Slots cover 0..10,000 without gap or overlap, in ascending order, and an arm may own several. The file is linked into
+place under its final name, which fails if it exists, so of two publishers one wins and the other raises
+GenerationTaken; a reader never sees half a file. The highest number is the present generation. A rollback publishes
+an older content under a newer number; nothing is ever edited or deleted.
+
+Assignment: blake2b(unit, key=salt), 8 bytes, big-endian, scaled to 0..9,999. It depends on nothing else, so every worker
+on every host agrees. A ramp keeps the salt and may give slots of the champion to another arm, never take one back:
+`publish` refuses what would move a unit from one arm to another in the middle of an experiment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from serving.errors import GenerationTaken, NothingToServe, RoutesRefused
+
+POINTS = 10_000
+CHAMPION = "champion"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Slot(msgspec.Struct, frozen=True, array_like=True):
+    """Points lo <= point < hi belong to `arm`."""
+
+    lo: int
+    hi: int
+    arm: str
+
+
+class Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A bundle that is scored after the answer, for the share `sample` (0..1] of all requests, and never answers."""
+
+    name: str
+    bundle: str
+    sample: float = 1.0
+
+
+class Routes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who serves what, right now. Never edited: a change is a new Routes under a higher generation."""
+
+    format: int = 1
+    model: str
+    generation: int
+    salt: str
+    slots: tuple[Slot, ...]
+    arms: dict[str, str]
+    shadow: tuple[Shadow, ...] = ()
+    plan: dict[str, Any] | None = None
+    note: str = ""
+    by: str = ""
+    at: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def point_of(self, unit: bytes) -> int:
+        """0..9,999. Same unit and salt give the same point, in every worker on every host."""
+        digest = hashlib.blake2b(unit, digest_size=8, key=bytes.fromhex(self.salt)).digest()
+        return int.from_bytes(digest, "big") * POINTS >> 64
+
+    def arm_for(self, unit: bytes) -> str:
+        point = self.point_of(unit)
+        return next(slot.arm for slot in self.slots if point < slot.hi)
+
+
+def split_slots(shares: dict[str, float]) -> tuple[Slot, ...]:
+    """Contiguous slots in proportion to `shares` (any positive scale: 50/50, 90/10, 0.9/0.1).
+
+    >>> split_slots({"champion": 90, "challenger": 10})
+    (Slot(lo=0, hi=9000, arm='champion'), Slot(lo=9000, hi=10000, arm='challenger'))
+    """
+    total = sum(shares.values())
+    if not shares or min(shares.values()) < 0 or total <= 0:
+        raise RoutesRefused(f"split: shares must be zero or more and not all zero, got {shares}")
+    slots, lo, seen = [], 0, 0.0
+    for arm, share in shares.items():
+        seen += share
+        hi = round(POINTS * seen / total)
+        if hi > lo:
+            slots.append(Slot(lo, hi, arm))
+        lo = hi
+    return tuple(slots)
+
+
+def new_salt() -> str:
+    """A fresh salt, for a new experiment. A ramp keeps the salt of the one before."""
+    return secrets.token_hex(16)
+
+
+def publish(store: Path, routes: Routes) -> Path:
+    """Write `routes` as its generation; once this returns, the generation exists for good on the disk.
+
+    Raises GenerationTaken if that number exists, RoutesRefused if it would skip a number, names a bundle the store does
+    not hold, or would move a unit between arms under an unchanged salt.
+    """
+    folder = store / "routes" / routes.model
+    before = _highest(folder)
+    if routes.generation <= before:
+        raise GenerationTaken(f"{routes.model}: generation {routes.generation} exists already; the newest is {before}")
+    if routes.generation != before + 1:
+        raise RoutesRefused(f"{routes.model}: generation {routes.generation} would skip {before + 1}")
+    for bundle in (*routes.arms.values(), *(shadow.bundle for shadow in routes.shadow)):
+        if not (store / "bundles" / bundle / "manifest.json").is_file():
+            raise RoutesRefused(f"{routes.model}: bundle {bundle} is not in {store / 'bundles'}; publish it first")
+    if before:
+        _refuse_reassignment(read(store, routes.model, before), routes)
+    folder.mkdir(parents=True, exist_ok=True)
+    return _write_once(folder, _path(store, routes.model, routes.generation), routes)
+
+
+def read(store: Path, model: str, generation: int | None = None) -> Routes:
+    """The given generation, or the present one. Raises NothingToServe or RoutesRefused, naming the file."""
+    if generation is None:
+        generation = _highest(store / "routes" / model)
+    path = _path(store, model, generation)
+    try:
+        routes = msgspec.json.decode(path.read_bytes(), type=Routes)
+    except FileNotFoundError:
+        raise NothingToServe(f"{path}: no such generation; `coppice routes publish {model}` makes the first") from None
+    except (msgspec.MsgspecError, RoutesRefused) as refused:
+        raise RoutesRefused(f"{path}: {refused}") from None
+    if (routes.model, routes.generation) != (model, generation):
+        raise RoutesRefused(f"{path}: says it is {routes.model} generation {routes.generation}")
+    return routes
+
+
+def history(store: Path, model: str) -> list[int]:
+    """All generations of the model, ascending."""
+    folder = store / "routes" / model
+    return sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
+
+
+def models(store: Path) -> list[str]:
+    """Names of the models that have routes, sorted."""
+    return sorted(path.name for path in (store / "routes").glob("*") if _highest(path))
+
+
+def stamp() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _path(store: Path, model: str, generation: int) -> Path:
+    return store / "routes" / model / f"{generation:08d}.json"
+
+
+def _highest(folder: Path) -> int:
+    return max((int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit()), default=0)
+
+
+def _write_once(folder: Path, path: Path, routes: Routes) -> Path:
+    """link(2) is exclusive as O_EXCL is, and gives the name to a file that is already whole and synced."""
+    handle, draft = tempfile.mkstemp(dir=folder, prefix=".draft-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(routes), indent=2) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, 0o644)
+        os.link(draft, path)
+    except FileExistsError:
+        raise GenerationTaken(f"{routes.model}: generation {routes.generation} was just published by another") from None
+    finally:
+        os.unlink(draft)
+    directory = os.open(folder, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+    return path
+
+
+def _check(routes: Routes) -> None:
+    if routes.format != 1:
+        raise RoutesRefused(f"format: this version reads 1, got {routes.format}")
+    if routes.generation < 1:
+        raise RoutesRefused(f"generation: counts from 1, got {routes.generation}")
+    if not re.fullmatch(r"([0-9a-f]{2}){1,64}", routes.salt):
+        raise RoutesRefused("salt: must be 1 to 64 bytes as hex digits")
+    if CHAMPION not in routes.arms:
+        raise RoutesRefused(f"arms: there is no {CHAMPION!r}, which answers /predict")
+    names = [routes.model, *routes.arms, *(shadow.name for shadow in routes.shadow)]
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise RoutesRefused(f"name: {name!r} must be letters, digits, '.', '_' or '-', at most 64")
+    if len(set(names[1:])) != len(names) - 1:
+        raise RoutesRefused("shadow: an arm and a shadow, or two shadows, share a name")
+    for bundle in (*routes.arms.values(), *(shadow.bundle for shadow in routes.shadow)):
+        if not DIGEST.fullmatch(bundle):
+            raise RoutesRefused(f"arms: {bundle!r} is not a bundle digest (64 hex digits)")
+    for shadow in routes.shadow:
+        if not 0 < shadow.sample <= 1:
+            raise RoutesRefused(f"shadow {shadow.name}: sample must be in (0, 1], got {shadow.sample}")
+    edge = 0
+    for slot in routes.slots:
+        if slot.lo != edge or slot.hi <= slot.lo:
+            raise RoutesRefused(f"slots: must cover 0..{POINTS} without gap or overlap; broken at {slot.lo}..{slot.hi}")
+        if slot.arm not in routes.arms:
+            raise RoutesRefused(f"slots: {slot.arm!r} is not one of the arms {sorted(routes.arms)}")
+        edge = slot.hi
+    if edge != POINTS:
+        raise RoutesRefused(f"slots: must reach {POINTS}, end at {edge}")
+
+
+def _refuse_reassignment(before: Routes, after: Routes) -> None:
+    """Under one salt a point may go from the champion to another arm; any other move breaks an experiment."""
+    if before.salt != after.salt:
+        return
+    edges = sorted({slot.lo for slot in (*before.slots, *after.slots)})
+    for point in edges:
+        old = next(slot.arm for slot in before.slots if point < slot.hi)
+        new = next(slot.arm for slot in after.slots if point < slot.hi)
+        if old not in (CHAMPION, new):
+            raise RoutesRefused(
+                f"slots: point {point} would go from {old!r} to {new!r} under the same salt; a ramp only takes from "
+                f"{CHAMPION!r}. Start a new experiment with a new salt instead"
+            )

@@ -1,0 +1,151 @@
+"""One scoring request, from body to answer: what the protocol and its FastAPI twin both call."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import re
+from collections.abc import Callable
+from time import perf_counter_ns, time_ns
+
+import msgspec
+
+from serving import page
+from serving.answers import Answer, model_failed, refusal
+from serving.errors import Overloaded, RequestRefused
+from serving.lanes import Scored
+from serving.live import Arm, Live, Snapshot
+from serving.traffic import TrafficLog
+
+logger = logging.getLogger("coppice")
+
+SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+MAX_UNIT_BYTES = 256
+
+Reply = Callable[[Answer], None]
+Score = Callable[[bytes, bytes, bytes, int, Reply], Answer | None]
+"""(body, request id or b"", unit or b"", arrival by perf_counter_ns, reply): the answer, or None and `reply` gets it."""
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """A decoded request. `now` is the one generation it sees."""
+
+    now: Snapshot
+    arm: Arm
+    ts_us: int
+    id: bytes
+    unit: bytes
+    row: bytes
+    parse_us: int
+    reply: Reply
+
+
+def scorer(live: Live, log: TrafficLog, slot: page.Slot, *, split: bool, unit_field: str = "") -> Score:
+    """The scoring function of one path. `split`: the experiment's arms answer; otherwise the champion does.
+
+    It sees one routes generation, never raises for what a client sent, and logs every row that reached a model.
+    Event-loop thread only.
+    """
+    cells = slot.cells
+    put = log.put
+    new_id = id_maker(log.writer)
+    find_unit = unit_finder(unit_field)
+
+    def score(body: bytes, request_id: bytes, unit: bytes, arrived: int, reply: Reply) -> Answer | None:
+        ts_us = time_ns() // 1000
+        if not request_id or SANE_ID.fullmatch(request_id) is None:
+            request_id = new_id(ts_us)
+        now = live.snapshot  # held in a local: a swap during this request is not ours to see
+        try:
+            row = now.decode(body)
+            if not unit:
+                unit = find_unit(body) or request_id
+            elif len(unit) > MAX_UNIT_BYTES or not unit.isascii():
+                raise RequestRefused(f"x-unit: must be ASCII and at most {MAX_UNIT_BYTES} bytes")
+        except RequestRefused as refused:
+            return refusal(refused, request_id)
+        arm = now.points[now.point_of(unit)] if split else now.champion
+        decoded = perf_counter_ns()
+        request = Request(now, arm, ts_us, request_id, unit, row, (decoded - arrived) // 1000, reply)
+        return score_inline(request, decoded) if arm.inline else submit(request)
+
+    def score_inline(request: Request, began: int) -> Answer | None:
+        cells[page.DISPATCH_INLINE] += 1
+        try:
+            value = request.arm.lane.score_now(request.row)
+        except Exception:  # endpoint edge: recorded, and NaN makes `finish` fall back
+            logger.exception("%s failed on a row", request.arm.name)
+            value = math.nan
+        return finish(request, Scored(value, 0, (perf_counter_ns() - began) // 1000, 1))
+
+    def submit(request: Request) -> Answer | None:
+        def done(scored: Scored) -> None:
+            answer = finish(request, scored)
+            if answer is not None:
+                request.reply(answer)
+
+        try:
+            request.arm.lane.submit(request.row, done)
+        except Overloaded as overloaded:
+            return refusal(overloaded, request.id)
+        return None
+
+    def finish(request: Request, scored: Scored) -> Answer | None:
+        """Log, count, answer. An arm that failed falls back to the champion; the log has a row of each."""
+        arm, (value, queue_us, score_us, rows) = request.arm, scored
+        failed = value != value  # NaN is how a lane says so
+        status = 500 if failed else 200
+        put(
+            arm.tag, request.ts_us, request.id, 0, request.unit, request.row, value, status,
+            request.parse_us, queue_us, score_us, rows,
+        )  # fmt: skip
+        if failed:
+            return fall_back(request)
+        arm.count_row()
+        if request.now.shadows:
+            request.now.offer_to_shadows(request.ts_us, request.id, request.unit, request.row)
+        return arm.encode(value, request.id, request.parse_us, queue_us, score_us)
+
+    def fall_back(request: Request) -> Answer | None:
+        request.arm.count_error()
+        champion = request.arm.fallback
+        if champion is None:
+            return model_failed(request.id)
+        cells[page.FALLBACKS] += 1
+        request = msgspec.structs.replace(request, arm=champion)
+        return score_inline(request, perf_counter_ns()) if champion.inline else submit(request)
+
+    return score
+
+
+def unit_finder(field: str) -> Callable[[bytes], bytes]:
+    """The unit that a body names in `field`; b"" where it does not, or where no field is configured."""
+    if not field:
+        return lambda _: b""
+    decode = msgspec.json.Decoder(
+        msgspec.defstruct("Unit", [("unit", str | int | None, None)], rename={"unit": field})
+    ).decode
+
+    def find(body: bytes) -> bytes:
+        try:
+            unit = decode(body).unit  # type: ignore[attr-defined]  # the struct is made at run time
+        except msgspec.MsgspecError:
+            raise RequestRefused(f"{field}: the unit must be a string or a whole number", field) from None
+        encoded = b"" if unit is None else str(unit).encode()
+        if len(encoded) > MAX_UNIT_BYTES:
+            raise RequestRefused(f"{field}: the unit must be at most {MAX_UNIT_BYTES} bytes", field)
+        return encoded
+
+    return find
+
+
+def id_maker(writer: str) -> Callable[[int], bytes]:
+    """Request ids that sort by time and are unique over workers: 14 hex digits of µs, the writer's mark, a count."""
+    mark = re.sub(rb"[^A-Za-z0-9]", b"", writer.encode())[-8:]
+    count = itertools.count()
+
+    def new_id(ts_us: int) -> bytes:
+        return b"%014x%b%06x" % (ts_us, mark, next(count) & 0xFFFFFF)
+
+    return new_id
