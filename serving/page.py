@@ -1,0 +1,258 @@
+"""The shared page: one small mmap per server run, one single-writer slot per worker.
+
+    <traffic>/pages/<server>.page            the page; stays after the server stopped, for `coppice reconcile`
+    <traffic>/pages/<server>.writers.jsonl   the last facts of each log writer that ended, a line each
+
+From it come `/metrics`, the readiness quorum and the counts that survive a killed worker.
+
+Layout: little-endian int64 cells. A header of 8 cells: magic, workers, creation time in µs, rest 0. Then a slot of
+`SLOT_CELLS` for each worker: facts, counters, histograms, the writer's name as text, and up to `SERIES` labelled series of
+(label text, rows, errors). A cell is written by one thread of one process alone and read by anyone: an aligned 8-byte
+store is not torn on the machines we run on. Counters go on over restarts of the worker in their slot; the writer's facts
+start again with each writer, and `Page.retire` saves them before a successor begins.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+from bisect import bisect_left
+from collections.abc import Callable
+from pathlib import Path
+from time import time_ns
+from typing import NamedTuple
+
+MAGIC = b"COPPICE1"
+HEADER_CELLS = 8
+SLOT_CELLS = 1024
+
+# states
+EMPTY, STARTING, READY, DRAINING, STOPPED = range(5)
+
+# facts
+STATE, PID, HEARTBEAT_US, LOADED_GENERATION, COMMITTED_GENERATION, STARTS = range(6)
+WRITER_SEQ, WRITER_LOGGED, WRITER_DROPPED_FULL, WRITER_DROPPED_DISK = range(8, 12)
+
+# counters
+REQUESTS_2XX, REQUESTS_4XX, REQUESTS_5XX, REQUESTS_SHED = range(16, 20)
+FALLBACKS, SHADOW_SHED, DISPATCH_INLINE, DISPATCH_TICK, DISPATCH_BUSY, BATCHES = range(20, 26)
+ROWS, ROWS_LOGGED, ROWS_DROPPED_FULL, ROWS_DROPPED_DISK, BLOCKS, BYTES, FSYNCS = range(32, 39)
+
+# histograms: 16 buckets, one for more, then the sum
+EDGES_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+EDGES_US = tuple(round(edge * 1e6) for edge in EDGES_S)
+EDGES_ROWS = tuple(2**n for n in range(16))
+HISTOGRAM_CELLS = len(EDGES_S) + 2
+REQUEST_SECONDS, QUEUE_SECONDS, BATCH_ROWS = (64 + HISTOGRAM_CELLS * n for n in range(3))
+
+WRITER_NAME = 256
+WRITER_NAME_BYTES = 192
+SERIES_AT = 512
+SERIES = 32
+SERIES_CELLS = 16  # 14 of label text, rows, errors
+LABEL_BYTES = 14 * 8
+
+
+class Series(NamedTuple):
+    """One arm's counters, as its worker sees them."""
+
+    count_row: Callable[[], None]
+    count_error: Callable[[], None]
+
+
+class SeriesCount(NamedTuple):
+    """One arm's counters, as a reader sees them."""
+
+    label: str
+    rows: int
+    errors: int
+
+
+class Slot:
+    """One worker's part of the page. `cells` is for the hot path: `cells[REQUESTS_2XX] += 1`."""
+
+    def __init__(self, cells: memoryview) -> None:
+        self.cells = cells
+        self._text = cells.cast("B")
+
+    @property
+    def state(self) -> int:
+        return int(self.cells[STATE])
+
+    @state.setter
+    def state(self, state: int) -> None:
+        self.cells[STATE] = state
+
+    @property
+    def pid(self) -> int:
+        return int(self.cells[PID])
+
+    @property
+    def heartbeat_us(self) -> int:
+        return int(self.cells[HEARTBEAT_US])
+
+    @heartbeat_us.setter
+    def heartbeat_us(self, us: int) -> None:
+        self.cells[HEARTBEAT_US] = us
+
+    @property
+    def loaded_generation(self) -> int:
+        return int(self.cells[LOADED_GENERATION])
+
+    @loaded_generation.setter
+    def loaded_generation(self, generation: int) -> None:
+        self.cells[LOADED_GENERATION] = generation
+
+    @property
+    def committed_generation(self) -> int:
+        return int(self.cells[COMMITTED_GENERATION])
+
+    @committed_generation.setter
+    def committed_generation(self, generation: int) -> None:
+        self.cells[COMMITTED_GENERATION] = generation
+
+    @property
+    def writer(self) -> str:
+        """The log writer that the facts are of; empty when there is none."""
+        return self._read_text(WRITER_NAME, WRITER_NAME_BYTES)
+
+    def begin(self, pid: int) -> None:
+        """A worker takes the slot: it is starting."""
+        self.cells[STATE] = STARTING
+        self.cells[PID] = pid
+        self.cells[HEARTBEAT_US] = time_ns() // 1000
+        self.cells[LOADED_GENERATION] = self.cells[COMMITTED_GENERATION] = 0
+        self.cells[STARTS] += 1
+
+    def begin_writer(self, name: str) -> None:
+        """A log writer takes the facts. The facts of the one before must have been retired."""
+        for fact in (WRITER_SEQ, WRITER_LOGGED, WRITER_DROPPED_FULL, WRITER_DROPPED_DISK):
+            self.cells[fact] = 0
+        self._write_text(WRITER_NAME, WRITER_NAME_BYTES, name)
+
+    def end_writer(self) -> None:
+        self._write_text(WRITER_NAME, WRITER_NAME_BYTES, "")
+
+    def observe(self, histogram: int, us: int) -> None:
+        """0.2 µs; a quantile read from it is right to a bucket."""
+        self.cells[histogram + bisect_left(EDGES_US, us)] += 1
+        self.cells[histogram + HISTOGRAM_CELLS - 1] += us
+
+    def observe_rows(self, rows: int) -> None:
+        self.cells[BATCH_ROWS + bisect_left(EDGES_ROWS, rows)] += 1
+        self.cells[BATCH_ROWS + HISTOGRAM_CELLS - 1] += rows
+
+    def series(self, label: str) -> Series:
+        """The counters under `label`, at most LABEL_BYTES of UTF-8; the last series is shared by all beyond the limit."""
+        for n in range(SERIES):
+            at = SERIES_AT + SERIES_CELLS * n
+            present = self._read_text(at, LABEL_BYTES)
+            if not present:
+                self._write_text(at, LABEL_BYTES, label if n < SERIES - 1 else "other")
+            if not present or present == label or n == SERIES - 1:
+                return self._counting(at + SERIES_CELLS - 2)
+        raise AssertionError("the last series takes whatever comes")
+
+    def series_counts(self) -> list[SeriesCount]:
+        counts = []
+        for n in range(SERIES):
+            at = SERIES_AT + SERIES_CELLS * n
+            label = self._read_text(at, LABEL_BYTES)
+            if not label:
+                break
+            rows, errors = self.cells[at + SERIES_CELLS - 2], self.cells[at + SERIES_CELLS - 1]
+            counts.append(SeriesCount(label, int(rows), int(errors)))
+        return counts
+
+    def _counting(self, at: int) -> Series:
+        cells = self.cells
+
+        def count_row() -> None:
+            cells[at] += 1
+
+        def count_error() -> None:
+            cells[at + 1] += 1
+
+        return Series(count_row, count_error)
+
+    def _read_text(self, cell: int, limit: int) -> str:
+        return bytes(self._text[8 * cell : 8 * cell + limit]).rstrip(b"\0").decode(errors="replace")
+
+    def _write_text(self, cell: int, limit: int, text: str) -> None:
+        encoded = text.encode()[:limit]
+        self._text[8 * cell : 8 * cell + limit] = encoded.ljust(limit, b"\0")
+
+
+class Page:
+    """The mapped file. Keep it referenced as long as a slot of it is in use."""
+
+    def __init__(self, path: Path, mapped: mmap.mmap) -> None:
+        self.path = path
+        self._cells = memoryview(mapped).cast("q")
+        self.workers = int(self._cells[1])
+
+    @classmethod
+    def create(cls, path: Path, workers: int) -> Page:
+        """A fresh page. Raises FileExistsError: a page belongs to one server run."""
+        size = 8 * (HEADER_CELLS + SLOT_CELLS * workers)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            os.truncate(handle, size)
+            os.pwrite(handle, struct.pack("<8sqq", MAGIC, workers, time_ns() // 1000), 0)
+            return cls(path, mmap.mmap(handle, size))
+        finally:
+            os.close(handle)
+
+    @classmethod
+    def open(cls, path: Path, *, readonly: bool = False) -> Page:
+        """Raises ValueError, naming the file, where it is not a page."""
+        handle = os.open(path, os.O_RDONLY if readonly else os.O_RDWR)
+        try:
+            size = os.fstat(handle).st_size
+            if size < 8 * (HEADER_CELLS + SLOT_CELLS) or os.pread(handle, 8, 0) != MAGIC:
+                raise ValueError(f"{path}: not a page of this version")
+            access = mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE
+            return cls(path, mmap.mmap(handle, size, access=access))
+        finally:
+            os.close(handle)
+
+    def slot(self, index: int) -> Slot:
+        if not 0 <= index < self.workers:
+            raise IndexError(f"{self.path}: has {self.workers} slots, not one {index}")
+        begin = HEADER_CELLS + SLOT_CELLS * index
+        return Slot(self._cells[begin : begin + SLOT_CELLS])
+
+    def slots(self) -> list[Slot]:
+        return [self.slot(index) for index in range(self.workers)]
+
+    def retire(self, index: int) -> None:
+        """Save the facts of the slot's writer, whose process has ended, to the writers' record. Idempotent."""
+        slot = self.slot(index)
+        if not slot.writer:
+            return
+        line = json.dumps(writer_facts(slot)) + "\n"
+        handle = os.open(writers_record(self.path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, line.encode())
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        slot.end_writer()
+
+
+def writers_record(page_path: Path) -> Path:
+    return page_path.with_suffix(".writers.jsonl")
+
+
+def writer_facts(slot: Slot) -> dict[str, str | int]:
+    """The present writer: rows it numbered, wrote, and dropped."""
+    cells = slot.cells
+    return {
+        "writer": slot.writer,
+        "pid": slot.pid,
+        "seq": int(cells[WRITER_SEQ]),
+        "logged": int(cells[WRITER_LOGGED]),
+        "dropped": int(cells[WRITER_DROPPED_FULL] + cells[WRITER_DROPPED_DISK]),
+    }

@@ -1,0 +1,104 @@
+"""The segment format: blocks of traffic rows, appended by one writer, each whole or detectably not.
+
+    file    = magic "COPPSEG1"  block*
+    block   = "BLK1"  length: uint32  crc32(length, payload): uint32  payload        little-endian
+    payload = one Arrow IPC stream of one record batch, uncompressed, with the columns of `COLUMNS`
+
+Names: `<traffic>/open/<writer>-<n>.seg` while the writer appends, `<traffic>/sealed/<writer>-<n>.seg` after it was
+synced and renamed; a sealed file never changes. A writer's name is `<server>-<worker>-<boot>`, unique for each start.
+
+Every payload carries its own schema, so any block can be read alone: a torn tail, or a block that a flipped bit spoiled,
+loses itself only. A reader that meets a bad block looks for the next magic after it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MAGIC = b"COPPSEG1"
+BLOCK_MAGIC = b"BLK1"
+_HEAD = struct.Struct("<4sII")
+_LENGTH = struct.Struct("<I")
+
+COLUMNS: tuple[tuple[str, str], ...] = (
+    ("ts_us", "int64"),
+    ("request_id", "string"),
+    ("row", "int32"),
+    ("unit", "string"),
+    ("model", "string"),
+    ("version", "string"),
+    ("arm", "string"),
+    ("generation", "int64"),
+    ("role", "string"),
+    ("schema", "string"),
+    ("features", "list<double>"),
+    ("score", "double"),
+    ("status", "int32"),
+    ("parse_us", "int32"),
+    ("queue_us", "int32"),
+    ("score_us", "int32"),
+    ("batch_rows", "int32"),
+    ("writer", "string"),
+    ("seq", "int64"),
+)
+
+
+def frame(payload: bytes) -> bytes:
+    """The payload as a block."""
+    length = _LENGTH.pack(len(payload))
+    return _HEAD.pack(BLOCK_MAGIC, len(payload), zlib.crc32(payload, zlib.crc32(length))) + payload
+
+
+@dataclass(slots=True)
+class Segment:
+    """A segment as a reader finds it. Iterate `payloads` first; then `bad_bytes` says what could not be read."""
+
+    path: Path
+    bad_bytes: int = 0
+    bad_blocks: list[int] = field(default_factory=list)  # offsets
+
+    def payloads(self) -> Iterator[bytes]:
+        """Each whole, verified payload, in order. Raises ValueError, naming the file, where it is no segment."""
+        data = self.path.read_bytes()
+        self.bad_bytes, self.bad_blocks = 0, []
+        if data[: len(MAGIC)] != MAGIC[: len(data)]:
+            raise ValueError(f"{self.path}: not a segment of this version")
+        at = len(MAGIC)
+        while at < len(data):
+            payload = _block_at(data, at)
+            if payload is not None:
+                yield payload
+                at += _HEAD.size + len(payload)
+                continue
+            following = _next_block(data, at + 1)
+            self.bad_blocks.append(at)
+            self.bad_bytes += following - at
+            at = following
+
+
+def read_segment(path: Path) -> tuple[list[bytes], int]:
+    """(the verified payloads, how many bytes are torn or spoiled)."""
+    segment = Segment(path)
+    return list(segment.payloads()), segment.bad_bytes
+
+
+def _block_at(data: bytes, at: int) -> bytes | None:
+    if len(data) - at < _HEAD.size:
+        return None
+    magic, length, crc = _HEAD.unpack_from(data, at)
+    payload = data[at + _HEAD.size : at + _HEAD.size + length]
+    if magic != BLOCK_MAGIC or len(payload) != length:
+        return None
+    return payload if zlib.crc32(payload, zlib.crc32(_LENGTH.pack(length))) == crc else None
+
+
+def _next_block(data: bytes, at: int) -> int:
+    while (at := data.find(BLOCK_MAGIC, at)) != -1:
+        if _block_at(data, at) is not None:
+            return at
+        at += 1
+    return len(data)
