@@ -1,0 +1,113 @@
+"""The one command, `coppice`: mounts the packages' verbs and imports a package only when one of its verbs is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+
+class Verb(NamedTuple):
+    """Where a verb lives, and the line that `coppice --help` shows without importing it."""
+
+    target: str
+    panel: str
+    help: str
+
+
+VERBS = {
+    "train": Verb("training.cli:train", "Train", "Train, evaluate and register a model."),
+    "models": Verb("training.cli:models", "Train", "List the registered models, their aliases and figures."),
+    "simulate": Verb("training.cli:simulate", "Train", "Rows of the built-in churn world, drifted or not."),
+    "compile": Verb("compile.cli:compile_model", "Compile", "Compile a registered model, prove it, publish the bundle."),
+    "score": Verb("compile.cli:score_file", "Compile", "Score a CSV with the very runtime that serves."),
+    "routes": Verb("serving.cli:routes", "Serve", "Publish and show who serves what."),
+    "serve": Verb("serving.cli:serve", "Serve", "Serve the routed model over HTTP."),
+    "compact": Verb("monitoring.cli:compact", "Watch", "Turn sealed traffic segments into the Parquet lake."),
+    "reconcile": Verb("monitoring.cli:reconcile", "Watch", "Prove that served = logged + dropped + lost."),
+    "drift": Verb("monitoring.cli:drift", "Watch", "Compare logged traffic with the training data."),
+    "demo": Verb("monitoring.demo:demo", "Watch", "The whole way, on built-in data or your own file."),
+}
+EXTRAS = {"training": "train", "compile": "train", "monitoring": "monitor", "loadtests": "load"}
+
+
+class Lazy(TyperGroup):
+    """Knows the verbs by name; imports the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        if cmd_name not in VERBS:
+            return None
+        if _only_listing():
+            return _placeholder(cmd_name)
+        return _load(cmd_name)
+
+
+app = typer.Typer(cls=Lazy, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
+
+
+@app.callback(
+    epilog="A first model in one command: coppice demo. Each verb explains itself: coppice train --help.",
+)
+def _root() -> None:
+    """Put XGBoost and LightGBM models behind HTTP, and know from live traffic which one should be there.
+
+    train -> compile -> routes publish -> serve -> compact -> drift
+    """
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one line on standard error, without a traceback."""
+    try:
+        app()
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        missing = _missing_extra(error)
+        if code is None and missing is None:
+            raise
+        print(f"coppice: {missing or error}", file=sys.stderr)
+        sys.exit(2 if code is None else code)
+
+
+def _only_listing() -> bool:
+    """`coppice`, `coppice --help`: the table is enough, and instant."""
+    return not any(argument in VERBS for argument in sys.argv[1:])
+
+
+def _placeholder(name: str) -> Any:
+    listed = typer.Typer(add_completion=False)
+    listed.command(name, help=VERBS[name].help, rich_help_panel=VERBS[name].panel)(lambda: None)
+    return typer.main.get_command(listed)
+
+
+def _load(name: str) -> Any:
+    module_name, _, attribute = VERBS[name].target.partition(":")
+    target = getattr(importlib.import_module(module_name), attribute)
+    if isinstance(target, typer.Typer):
+        command = typer.main.get_command(target)
+        command.name = name
+        return command
+    mounted = typer.Typer(add_completion=False)
+    mounted.command(name, rich_help_panel=VERBS[name].panel)(target)
+    return typer.main.get_command(mounted)
+
+
+def _missing_extra(error: Exception) -> str | None:
+    """A package that an extra would have brought: which one, and how to get it."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return None
+    verb = next((argument for argument in sys.argv[1:] if argument in VERBS), "")
+    room = VERBS[verb].target.split(".")[0] if verb else ""
+    if room not in EXTRAS or os.path.isdir(error.name.split(".")[0]):
+        return None
+    return f"`coppice {verb}` needs the package {error.name!r}: pip install 'coppice[{EXTRAS[room]}]'"
+
+
+if __name__ == "__main__":
+    main()

@@ -61,10 +61,10 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     slot = shared.slot(index)
     slot.begin(os.getpid())
     log = TrafficLog(settings.traffic, server=page_path.stem, worker=index, slot=slot)
-    snapshot = Loader(settings, log, slot, loop).load(default_model(settings))
-    door = _door(settings, Live(snapshot), log, slot)
+    live = Live(Loader(settings, log, slot, loop).load(default_model(settings)))
+    door = _door(settings, live, log, slot)
     health = Health(ready=lambda: readiness(shared), metrics=lambda: render(shared))
-    server = _Server(_config(settings, create(Live(snapshot), door, health), door))
+    server = _Server(_config(settings, create(live, door, health), door))
     gc.collect()
     gc.freeze()  # what is loaded now lives as long as the process: no collection need look at it again
 
@@ -72,11 +72,11 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     loop.add_signal_handler(signal.SIGTERM, stop.begin)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C reaches the supervisor too, which sends SIGTERM
     loop.add_reader(alive, stop.begin)
-    slot.loaded_generation = slot.committed_generation = snapshot.routes.generation
+    slot.loaded_generation = slot.committed_generation = live.snapshot.routes.generation
     beating = asyncio.create_task(_beat(slot, log, server))
     await server.serve(sockets=[listener])
     beating.cancel()
-    _finish(settings, snapshot, log, slot)
+    _finish(settings, live.snapshot, log, slot)
     return EXIT_OK
 
 
