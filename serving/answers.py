@@ -57,7 +57,7 @@ def binary_encoder(
     head = (
         b"content-length: %d\r\ncontent-type: application/json\r\nx-request-id: %b\r\n"
         + marks.replace("%", "%%").encode("latin-1")
-        + b"server-timing: parse;dur=%d.%03d, queue;dur=%d.%03d, score;dur=%d.%03d\r\n"
+        + b"server-timing: parse;dur=%b, queue;dur=%b, score;dur=%b\r\n"
     )
     tail = _escaped(b',"model_version":%b,"arm":%b,"request_id":"' % (_json(version), _json(arm))) + b'%b"}'
     positive, negative = (
@@ -67,20 +67,8 @@ def binary_encoder(
     def encode(score: float, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:
         body = (positive if score > threshold else negative) % (repr(score).encode(), request_id)
         return Answer(
-            200,
-            head
-            % (
-                len(body),
-                request_id,
-                parse_us // 1000,
-                parse_us % 1000,
-                queue_us // 1000,
-                queue_us % 1000,
-                score_us // 1000,
-                score_us % 1000,
-            ),
-            body,
-        )
+            200, head % (len(body), request_id, _ms[parse_us], _ms[queue_us], _ms[score_us]), body
+        )  # fmt: skip
 
     return encode
 
@@ -106,6 +94,21 @@ def plain(status: int, body: object, request_id: bytes = b"") -> Answer:
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         head += b"retry-after: %d\r\n" % RETRY_AFTER_S
     return Answer(status, head, encoded)
+
+
+class _Milliseconds(dict[int, bytes]):
+    """µs -> ms as text, kept once spelled: formatting three floats cost 0.4 µs of every answer."""
+
+    LIMIT = 10_000
+
+    def __missing__(self, us: int) -> bytes:
+        text = b"%d.%03d" % divmod(us, 1000)
+        if len(self) < self.LIMIT:
+            self[us] = text
+        return text
+
+
+_ms = _Milliseconds()
 
 
 def _json(text: str) -> bytes:

@@ -47,6 +47,9 @@ class Bindable(Protocol):
     @property
     def width(self) -> int: ...
 
+    @property
+    def probe_rows(self) -> Matrix: ...
+
     def bound(self, rows: Matrix, scores: Matrix) -> Callable[[int], None]: ...
 
 
@@ -77,6 +80,7 @@ class Lane:
     ) -> None:
         self.reason: Reason = dispatch_reason(cost, inline_budget_us)
         self.cost = cost
+        self.probe_rows = predictor.probe_rows
         self._loop = loop
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from compile.bundle import Manifest, locate
 from compile.runtime import Predictor, open_predictor
 from serving import page
 from serving.answers import Encode, binary_encoder
-from serving.decoding import decoder
+from serving.decoding import Decode, decoder
 from serving.errors import NothingToServe, RoutesRefused
 from serving.lanes import Lane, Scored, Tally, measure
 from serving.routes import CHAMPION, POINTS, Routes, models, read
@@ -30,8 +31,8 @@ class Arm(msgspec.Struct, frozen=True, eq=False, gc=False):
     inline: bool
     tag: int
     encode: Encode
-    count_row: Callable[[], None]
-    count_error: Callable[[], None]
+    rows_cell: int  # of the page: where its answered rows are counted
+    errors_cell: int
     fallback: Arm | None = None
 
 
@@ -45,7 +46,7 @@ class Snapshot:
     points: tuple[Arm, ...]  # the arm of each of the 10,000 points: one index replaces a search
     point_of: Callable[[bytes], int]
     shadows: tuple[ShadowLane, ...]
-    decode: Callable[[bytes], bytes]
+    decode: Decode
 
     def offer_to_shadows(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes) -> None:
         for shadow in self.shadows:
@@ -155,9 +156,9 @@ class Loader:
             champion=champion,
             arms=tuple(arms.values()),
             points=tuple(arms[slot.arm] for slot in routes.slots for _ in range(slot.lo, slot.hi)),
-            point_of=routes.point_of,
+            point_of=point_finder(routes),
             shadows=shadows,
-            decode=row_decoder(champion.manifest),
+            decode=decoder(champion.manifest.schema),
         )
 
     def _arm(self, routes: Routes, name: str, champion: Arm | None) -> Arm:
@@ -179,8 +180,8 @@ class Loader:
                 arm=name,
                 generation=routes.generation,
             ),
-            count_row=series.count_row,
-            count_error=series.count_error,
+            rows_cell=series,
+            errors_cell=series + 1,
             fallback=champion,
         )
 
@@ -216,16 +217,17 @@ class Loader:
         )
 
 
-def row_decoder(manifest: Manifest) -> Callable[[bytes], bytes]:
-    """body -> the row as `8 * width` bytes of float64, the form in which lanes and the log take it."""
-    decode = decoder(manifest.schema)
-    scratch = bytearray(8 * manifest.schema.width)
+def point_finder(routes: Routes) -> Callable[[bytes], int]:
+    """`routes.point_of`, with the keyed hash state prepared once: 0.5 µs instead of 1.0 (`python -m serving.bench`)."""
+    prepared = hashlib.blake2b(digest_size=8, key=bytes.fromhex(routes.salt)).copy
+    as_int = int.from_bytes
 
-    def decode_row(body: bytes) -> bytes:
-        decode(body, scratch, 0)
-        return bytes(scratch)
+    def point_of(unit: bytes) -> int:
+        state = prepared()
+        state.update(unit)
+        return as_int(state.digest(), "big") * POINTS >> 64
 
-    return decode_row
+    return point_of
 
 
 def lane_tally(slot: page.Slot) -> Tally:

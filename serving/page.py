@@ -19,7 +19,6 @@ import mmap
 import os
 import struct
 from bisect import bisect_left
-from collections.abc import Callable
 from pathlib import Path
 from time import time_ns
 from typing import NamedTuple
@@ -53,13 +52,6 @@ SERIES_AT = 512
 SERIES = 32
 SERIES_CELLS = 16  # 14 of label text, rows, errors
 LABEL_BYTES = 14 * 8
-
-
-class Series(NamedTuple):
-    """One arm's counters, as its worker sees them."""
-
-    count_row: Callable[[], None]
-    count_error: Callable[[], None]
 
 
 class SeriesCount(NamedTuple):
@@ -144,15 +136,18 @@ class Slot:
         self.cells[BATCH_ROWS + bisect_left(EDGES_ROWS, rows)] += 1
         self.cells[BATCH_ROWS + HISTOGRAM_CELLS - 1] += rows
 
-    def series(self, label: str) -> Series:
-        """The counters under `label`, at most LABEL_BYTES of UTF-8; the last series is shared by all beyond the limit."""
+    def series(self, label: str) -> int:
+        """The cell of the rows under `label` (LABEL_BYTES of UTF-8 at most); the next one is of its errors.
+
+        The last series is shared by all labels beyond the limit.
+        """
         for n in range(SERIES):
             at = SERIES_AT + SERIES_CELLS * n
             present = self._read_text(at, LABEL_BYTES)
             if not present:
                 self._write_text(at, LABEL_BYTES, label if n < SERIES - 1 else "other")
             if not present or present == label or n == SERIES - 1:
-                return self._counting(at + SERIES_CELLS - 2)
+                return at + SERIES_CELLS - 2
         raise AssertionError("the last series takes whatever comes")
 
     def series_counts(self) -> list[SeriesCount]:
@@ -165,17 +160,6 @@ class Slot:
             rows, errors = self.cells[at + SERIES_CELLS - 2], self.cells[at + SERIES_CELLS - 1]
             counts.append(SeriesCount(label, int(rows), int(errors)))
         return counts
-
-    def _counting(self, at: int) -> Series:
-        cells = self.cells
-
-        def count_row() -> None:
-            cells[at] += 1
-
-        def count_error() -> None:
-            cells[at + 1] += 1
-
-        return Series(count_row, count_error)
 
     def _read_text(self, cell: int, limit: int) -> str:
         return bytes(self._text[8 * cell : 8 * cell + limit]).rstrip(b"\0").decode(errors="replace")

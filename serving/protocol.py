@@ -21,6 +21,7 @@ from serving.answers import Answer, plain, refusal
 from serving.errors import BodyTooLarge, ContentTypeRefused, RequestRefused
 from serving.scoring import Score
 
+PLAIN_JSON = frozenset({b"", b"application/json"})
 JSON_TYPES = frozenset({b"application/json", b"text/json"})
 READ_ON = 16  # times the body limit is read and thrown away, so that the sender sees the 413; then the line is cut
 Headers = list[tuple[bytes, bytes]]
@@ -124,7 +125,10 @@ class _Direct(HttpToolsProtocol):
             return
         self._endpoint = None
         keep_alive = self.parser.should_keep_alive() and not self._door.draining
-        refused = self._refused()
+        if self._content_type not in PLAIN_JSON or self._received > self._door.max_body_bytes:
+            refused = self._refused()
+        else:
+            refused = None
         if refused is not None:
             self.write(refusal(refused, self._request_id), self._arrived, keep_alive)
             return

@@ -2,7 +2,11 @@
 
     file    = magic "COPPSEG1"  block*
     block   = "BLK1"  length: uint32  crc32(length, payload): uint32  payload        little-endian
-    payload = one Arrow IPC stream of one record batch, uncompressed, with the columns of `COLUMNS`
+    payload = length of facts: uint32  facts: JSON  one Arrow IPC stream of one record batch, uncompressed
+    facts   = {"writer": "...", "tags": [{"model", "version", "arm", "generation", "role", "schema"}, ...]}
+
+The batch has the columns of `COLUMNS`. What many rows share stands once, in the facts: `tag` is the row's place in the
+tags, and the writer is the same for all. An empty `unit` means that the request id was the unit.
 
 Names: `<traffic>/open/<writer>-<n>.seg` while the writer appends, `<traffic>/sealed/<writer>-<n>.seg` after it was
 synced and renamed; a sealed file never changes. A writer's name is `<server>-<worker>-<boot>`, unique for each start.
@@ -18,6 +22,9 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 MAGIC = b"COPPSEG1"
 BLOCK_MAGIC = b"BLK1"
@@ -29,12 +36,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("request_id", "string"),
     ("row", "int32"),
     ("unit", "string"),
-    ("model", "string"),
-    ("version", "string"),
-    ("arm", "string"),
-    ("generation", "int64"),
-    ("role", "string"),
-    ("schema", "string"),
+    ("tag", "int32"),
     ("features", "list<double>"),
     ("score", "double"),
     ("status", "int32"),
@@ -42,9 +44,35 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("queue_us", "int32"),
     ("score_us", "int32"),
     ("batch_rows", "int32"),
-    ("writer", "string"),
     ("seq", "int64"),
 )
+
+
+class Tag(msgspec.Struct, frozen=True, kw_only=True):
+    """What many rows share."""
+
+    model: str
+    version: str
+    arm: str
+    generation: int
+    role: Literal["served", "shadow"]
+    schema: str
+
+
+class Facts(msgspec.Struct, frozen=True):
+    writer: str
+    tags: tuple[Tag, ...]
+
+
+def join_payload(facts: bytes, stream: bytes) -> bytes:
+    return _LENGTH.pack(len(facts)) + facts + stream
+
+
+def split_payload(payload: bytes) -> tuple[Facts, bytes]:
+    """(the facts, the Arrow IPC stream) of a verified payload."""
+    (length,) = _LENGTH.unpack_from(payload)
+    end = _LENGTH.size + length
+    return msgspec.json.decode(payload[_LENGTH.size : end], type=Facts), payload[end:]
 
 
 def frame(payload: bytes) -> bytes:

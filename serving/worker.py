@@ -62,7 +62,7 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     slot.begin(os.getpid())
     log = TrafficLog(settings.traffic, server=page_path.stem, worker=index, slot=slot)
     live = Live(Loader(settings, log, slot, loop).load(default_model(settings)))
-    door = _door(settings, live, log, slot)
+    door = make_door(settings, live, log, slot)
     health = Health(ready=lambda: readiness(shared), metrics=lambda: render(shared))
     server = _Server(_config(settings, create(live, door, health), door))
     gc.collect()
@@ -80,7 +80,7 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     return EXIT_OK
 
 
-def _door(settings: Settings, live: Live, log: TrafficLog, slot: page.Slot) -> Door:
+def make_door(settings: Settings, live: Live, log: TrafficLog, slot: page.Slot) -> Door:
     endpoints = {
         b"/predict": scorer(live, log, slot, split=False, unit_field=settings.unit_field),
         b"/predict/ab": scorer(live, log, slot, split=True, unit_field=settings.unit_field),

@@ -1,0 +1,121 @@
+"""Micro-benchmarks of the request path, step by step: `python -m serving.bench STORE MODEL`.
+
+They find causes; only a load test makes claims. Each step is timed over distinct rows, best of five passes, in µs; the last
+line is the whole request through the protocol class on a transport that discards what is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import uvicorn
+
+from serving import page, worker
+from serving.decoding import decode_slowly
+from serving.live import Live, Loader
+from serving.protocol import direct
+from serving.settings import Settings
+from serving.traffic import TrafficLog
+from training.features import FeatureSchema, decode_matrix
+
+PASSES = 5
+
+
+class Discard(asyncio.Transport):
+    """A transport whose peer reads at once."""
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        pass
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ARG002
+        return default
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def bodies_of(schema: FeatureSchema, rows: Any) -> list[bytes]:
+    columns = decode_matrix(schema, rows)
+    return [json.dumps(dict(zip(columns, values, strict=True))).encode() for values in zip(*columns.values(), strict=True)]
+
+
+def time_us(step: Callable[[int], object], count: int) -> float:
+    best = float("inf")
+    for _ in range(PASSES):
+        began = perf_counter_ns()
+        for i in range(count):
+            step(i)
+        best = min(best, (perf_counter_ns() - began) / 1000 / count)
+    return best
+
+
+async def steps(store: Path, model: str) -> dict[str, float]:
+    """µs of each step, by name."""
+    loop = asyncio.get_running_loop()
+    with tempfile.TemporaryDirectory() as folder:
+        shared = page.Page.create(Path(folder) / "bench.page", 1)
+        slot = shared.slot(0)
+        log = TrafficLog(Path(folder), server="bench", worker=0, slot=slot, max_blocks=1 << 20)
+        settings = Settings(store=store, traffic=Path(folder))
+        snapshot = Loader(settings, log, slot, loop).load(model)
+        try:
+            return _measure(snapshot, log, slot, settings, loop)
+        finally:
+            log.close(30)
+
+
+def _measure(
+    snapshot: Any, log: TrafficLog, slot: page.Slot, settings: Settings, loop: asyncio.AbstractEventLoop
+) -> dict[str, float]:
+    champion = snapshot.champion
+    schema = champion.manifest.schema
+    rows = champion.lane.probe_rows[:200]
+    bodies = bodies_of(schema, rows)
+    raw = [row.tobytes() for row in rows]
+    units = [b"unit-%d" % i for i in range(len(rows))]
+    n = len(rows)
+    door = worker.make_door(settings, Live(snapshot), log, slot)
+    config = uvicorn.Config(_nothing, http=direct(door), log_config=None, lifespan="off")
+    protocol = direct(door)(config, uvicorn.Server(config).server_state, {}, loop)
+    protocol.connection_made(Discard())
+    requests = [
+        b"POST /predict/ab HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+        % (len(body), body)
+        for body in bodies
+    ]
+    return {
+        "decode, by the reference encoder": time_us(lambda i: decode_slowly(schema, bodies[i]), n),
+        "decode": time_us(lambda i: snapshot.decode(bodies[i]), n),
+        "assign an arm": time_us(lambda i: snapshot.points[snapshot.point_of(units[i])], n),
+        "score one row": time_us(lambda i: champion.lane.score_now(raw[i]), n),
+        "put into the log": time_us(
+            lambda i: log.put(champion.tag, i, units[i], 0, units[i], raw[i], 0.5, 200, 1, 2, 3, 1), n
+        ),
+        "encode the answer": time_us(lambda i: champion.encode(0.123456789 + i, units[i], 12, 0, 5), n),
+        "count the answer": time_us(lambda _: door.on_answer(200, 40), n),
+        "the whole request, bytes in to bytes out": time_us(lambda i: protocol.data_received(requests[i]), n),
+    }
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("a scoring request must not reach the application")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path, help="release store")
+    parser.add_argument("model", help="routed model")
+    given = parser.parse_args()
+    for name, us in asyncio.run(steps(given.store, given.model)).items():
+        print(f"{us:8.2f} µs  {name}")
+
+
+if __name__ == "__main__":
+    main()
