@@ -1,0 +1,1 @@
+"""Data and a recipe in, a registered and immutable model version out."""
