@@ -23,7 +23,9 @@ VERBS = {
     "train": Verb("training.cli:train", "Train", "Train, evaluate and register a model."),
     "models": Verb("training.cli:models", "Train", "List the registered models, their aliases and figures."),
     "simulate": Verb("training.cli:simulate", "Train", "Rows of the built-in churn world, drifted or not."),
-    "compile": Verb("compile.cli:compile_model", "Compile", "Compile a registered model, prove it, publish the bundle."),
+    "compile": Verb(
+        "compile.cli:compile_model", "Compile", "Compile a registered model, prove it, publish the bundle."
+    ),
     "score": Verb("compile.cli:score_file", "Compile", "Score a CSV with the very runtime that serves."),
     "routes": Verb("serving.cli:routes", "Serve", "Publish and show who serves what."),
     "serve": Verb("serving.cli:serve", "Serve", "Serve the routed model over HTTP."),

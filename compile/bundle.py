@@ -130,9 +130,7 @@ def measured(path: Path) -> Measured | None:
         return None
 
 
-def write(
-    out: Path, manifest: Manifest, files: dict[str, bytes], measured: Measured | None
-) -> Path:
+def write(out: Path, manifest: Manifest, files: dict[str, bytes], measured: Measured | None) -> Path:
     """Write a bundle under `out`, named by its digest; `manifest.files` is filled in here. Idempotent."""
     out.mkdir(parents=True, exist_ok=True)
     entries = {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in sorted(files.items())}

@@ -1,9 +1,9 @@
 """What compile refuses, drawn as one tree.
 
-    CompileError          exit code 2 on the command line
-    ├── ModelRefused      a model kind that can't be compiled exactly; says which part of it
-    ├── ParityFailed      exit code 1: a backend did not answer as the native library does; no bundle was made
-    └── BundleRefused     a bundle that is damaged, altered, of another format or unfit for this machine; names the file
+CompileError          exit code 2 on the command line
+├── ModelRefused      a model kind that can't be compiled exactly; says which part of it
+├── ParityFailed      exit code 1: a backend did not answer as the native library does; no bundle was made
+└── BundleRefused     a bundle that is damaged, altered, of another format or unfit for this machine; names the file
 """
 
 from __future__ import annotations

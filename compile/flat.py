@@ -105,9 +105,7 @@ class _Layout:
         words = [0] * (max(members, default=0) // 32 + 1)
         for member in members:
             words[member // 32] |= 1 << member % 32
-        self._sets.append(
-            (len(self._words), len(words), int(nan == NAN_RIGHT), int(self._forest.members_go_right))
-        )
+        self._sets.append((len(self._words), len(words), int(nan == NAN_RIGHT), int(self._forest.members_go_right)))
         self._words += words
         if len(self._sets) >= 1 << 24:
             raise ModelRefused("categories: more than 16 million categorical splits")

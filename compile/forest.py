@@ -214,7 +214,9 @@ def _lightgbm_tree(block: str) -> Tree:
     )
 
 
-def _lightgbm_members(fields: dict[str, str], nodes: npt.NDArray[Any], thresholds: Floats) -> dict[int, tuple[int, ...]]:
+def _lightgbm_members(
+    fields: dict[str, str], nodes: npt.NDArray[Any], thresholds: Floats
+) -> dict[int, tuple[int, ...]]:
     """A categorical split's threshold numbers its bitset: words `boundaries[k]` to `boundaries[k + 1]`."""
     if not len(nodes):
         return {}

@@ -58,7 +58,9 @@ def prove(name: str, engine: Engine, forest: Forest, native: NativeModel, rows: 
             raise ParityFailed(_told(name, kind, block, int(differing[0]), len(differing), got, margins))
         apart = np.abs(logistic(got, forest.sigmoid) - scores)
         if not (apart <= SCORE_TOLERANCE).all():
-            raise ParityFailed(f"{name}: probabilities on {kind} rows are up to {np.nanmax(apart):.3g} off the native ones")
+            raise ParityFailed(
+                f"{name}: probabilities on {kind} rows are up to {np.nanmax(apart):.3g} off the native ones"
+            )
         counts[kind] = len(block)
         worst_margin = max(worst_margin, float(np.abs(got - margins).max()))
         worst_score = max(worst_score, float(apart.max()))
@@ -101,9 +103,7 @@ def _off_the_shelf(native: NativeModel, rows: dict[str, Matrix]) -> dict[str, np
         return {kind: session.run([last], {"rows": block.astype(np.float32)})[0][:, 1] for kind, block in rows.items()}
 
 
-def _told(
-    name: str, kind: str, block: Matrix, row: int, count: int, got: Matrix, margins: Matrix
-) -> str:
+def _told(name: str, kind: str, block: Matrix, row: int, count: int, got: Matrix, margins: Matrix) -> str:
     return (
         f"{name}: {count} of {len(block)} {kind} rows differ from the native library; the first, {block[row].tolist()}, "
         f"answers {got[row, 0]!r}, the native margin is {margins[row, 0]!r}"

@@ -134,9 +134,7 @@ class _Table:
         mode = BRANCH_LT if self.forest.library == "xgboost" else BRANCH_LEQ
         return self._add_node(feature, mode, threshold, int(nan_true)), left, right
 
-    def _add_node(
-        self, feature: int, mode: int, split: float, nan_true: int, members: tuple[float, ...] = ()
-    ) -> int:
+    def _add_node(self, feature: int, mode: int, split: float, nan_true: int, members: tuple[float, ...] = ()) -> int:
         self.features.append(feature)
         self.modes.append(mode)
         self.splits.append(split)

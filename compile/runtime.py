@@ -165,9 +165,7 @@ def engine_of(name: str, data: bytes, *, library: str, sigmoid: float) -> Engine
 def _engine(path: Path, manifest: Manifest, name: str) -> Engine:
     file = path / manifest.backends[name].file
     try:
-        return engine_of(
-            name, file.read_bytes(), library=manifest.native.library, sigmoid=manifest.link.sigmoid
-        )
+        return engine_of(name, file.read_bytes(), library=manifest.native.library, sigmoid=manifest.link.sigmoid)
     except ValueError as unsound:
         raise BundleRefused(f"{file}: {unsound}") from None
 

@@ -180,7 +180,9 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return AnswerResponse(plain(422, {"error": f"{first['loc'][-1]}: {first['msg']}", "field": str(first["loc"][-1])}))
+        return AnswerResponse(
+            plain(422, {"error": f"{first['loc'][-1]}: {first['msg']}", "field": str(first["loc"][-1])})
+        )
 
     @app.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> Response:

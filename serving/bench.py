@@ -43,7 +43,9 @@ class Discard(asyncio.Transport):
 
 def bodies_of(schema: FeatureSchema, rows: Any) -> list[bytes]:
     columns = decode_matrix(schema, rows)
-    return [json.dumps(dict(zip(columns, values, strict=True))).encode() for values in zip(*columns.values(), strict=True)]
+    return [
+        json.dumps(dict(zip(columns, values, strict=True))).encode() for values in zip(*columns.values(), strict=True)
+    ]
 
 
 def time_us(step: Callable[[int], object], count: int) -> float:
@@ -104,7 +106,7 @@ def _measure(
     }
 
 
-async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+async def _nothing(_scope: Any, _receive: Any, _send: Any) -> None:
     raise AssertionError("a scoring request must not reach the application")
 
 

@@ -41,9 +41,14 @@ def _describe(operation: dict[str, Any], path: str, now: Snapshot) -> None:
     operation["tags"] = ["scoring"]
     operation["parameters"] = [_header("x-request-id", "returned and logged"), _header("x-unit", "who is assigned")]
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _body(now)}}}
-    operation["responses"] = {"200": {"description": "the score", "content": {"application/json": {"schema": _answer(now)}}}}
+    operation["responses"] = {
+        "200": {"description": "the score", "content": {"application/json": {"schema": _answer(now)}}}
+    }
     for status, description in REFUSALS.items():
-        operation["responses"][status] = {"description": description, "content": {"application/json": {"schema": ERROR}}}
+        operation["responses"][status] = {
+            "description": description,
+            "content": {"application/json": {"schema": ERROR}},
+        }
 
 
 def _body(now: Snapshot) -> dict[str, Any]:
@@ -64,10 +69,8 @@ def _property(feature: Feature) -> dict[str, Any]:
             described["enum"] = [*feature.categories, *([None] if feature.missing != "refuse" else [])]
         else:
             described["examples"] = list(feature.categories[:5])
-    for bound, word in ((feature.low, "minimum"), (feature.high, "maximum")):
-        if bound is not None:
-            described[word] = bound
-    return described
+    bounds = {"minimum": feature.low, "maximum": feature.high}
+    return described | {word: bound for word, bound in bounds.items() if bound is not None}
 
 
 def _answer(now: Snapshot) -> dict[str, Any]:

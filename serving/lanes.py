@@ -88,8 +88,8 @@ class Lane:
         self._rows = np.zeros((max_batch_rows, predictor.width))
         self._scores = np.zeros((max_batch_rows, 1))
         self._run = predictor.bound(self._rows, self._scores)
-        self._row_view = memoryview(self._rows).cast("B")
-        self._score_view = memoryview(self._scores).cast("B").cast("d")
+        self._row_view = memoryview(self._rows.data).cast("B")
+        self._score_view = memoryview(self._scores.data).cast("B").cast("d")
         self._row_bytes = 8 * predictor.width
         self._waiting: list[tuple[bytes, int, Done]] = []
         self._flushing = False
@@ -155,7 +155,7 @@ class Lane:
         self._row_view[: count * self._row_bytes] = b"".join([row for row, _, _ in batch])
         try:
             self._run(count)
-            scores = self._score_view[:count].tolist()
+            scores: list[float] = self._score_view[:count].tolist()  # type: ignore[assignment]  # cast("d") gives floats
         except Exception:  # fan-out: one bad row must not harm its neighbours
             scores = [self._score_alone(row) for row, _, _ in batch]
         return scores, (perf_counter_ns() - began) // 1000

@@ -18,6 +18,7 @@ from serving.decoding import Decode, decoder
 from serving.errors import NothingToServe, RoutesRefused
 from serving.lanes import Lane, Scored, Tally, measure
 from serving.routes import CHAMPION, POINTS, Routes, models, read
+from serving.segments import Role
 from serving.settings import Settings
 from serving.traffic import Tag, TrafficLog
 
@@ -79,7 +80,13 @@ class ShadowLane:
     SLICE = 32  # rows scored in one go on the loop: what keeps a cheap shadow from delaying an answer
 
     def __init__(
-        self, lane: Lane, sample: float, tag: int, put: Callable[..., None], slot: page.Slot, loop: asyncio.AbstractEventLoop
+        self,
+        lane: Lane,
+        sample: float,
+        tag: int,
+        put: Callable[..., None],
+        slot: page.Slot,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.lane = lane
         self._sample = sample
@@ -204,7 +211,7 @@ class Loader:
         )
         return predictor, lane
 
-    def _tag(self, routes: Routes, manifest: Manifest, arm: str, role: str) -> int:
+    def _tag(self, routes: Routes, manifest: Manifest, arm: str, role: Role) -> int:
         return self.log.register(
             Tag(
                 model=manifest.model,
@@ -248,5 +255,3 @@ def _refuse_other_inputs(name: str, manifest: Manifest, champion: Manifest) -> N
         theirs, ours = set(manifest.schema.names), set(champion.schema.names)
         differing = ", ".join(sorted(theirs ^ ours)) or "kinds or categories of the same features"
         raise RoutesRefused(f"{name}: takes other inputs than the champion ({differing}); serve it as another model")
-
-

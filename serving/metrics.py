@@ -44,8 +44,12 @@ class PageCollector(Collector):
         yield _labelled("coppice_traffic_rows_dropped", "rows the log dropped", "reason", DROPS, slots)
         for name, (help_text, cell) in PLAIN.items():
             yield CounterMetricFamily(name, help_text, value=_total(slots, cell))
-        yield _histogram("coppice_request_seconds", "from parse to write", page.REQUEST_SECONDS, page.EDGES_S, 1e6, slots)
-        yield _histogram("coppice_queue_seconds", "wait of a batch's first row", page.QUEUE_SECONDS, page.EDGES_S, 1e6, slots)
+        yield _histogram(
+            "coppice_request_seconds", "from parse to write", page.REQUEST_SECONDS, page.EDGES_S, 1e6, slots
+        )
+        yield _histogram(
+            "coppice_queue_seconds", "wait of a batch's first row", page.QUEUE_SECONDS, page.EDGES_S, 1e6, slots
+        )
         yield _histogram("coppice_batch_rows", "rows of a batch", page.BATCH_ROWS, page.EDGES_ROWS, 1, slots)
         yield from _arms(slots)
         yield from _workers(slots)
@@ -93,7 +97,7 @@ def _arms(slots: Sequence[page.Slot]) -> Iterator[Metric]:
             before = sums.get(label, (0, 0))
             sums[label] = (before[0] + row_count, before[1] + error_count)
     for label, (row_count, error_count) in sums.items():
-        values = (label.split("/") + ["", ""])[:3]
+        values = [*label.split("/"), "", ""][:3]
         rows.add_metric(values, row_count)
         errors.add_metric(values, error_count)
     yield rows

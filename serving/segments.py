@@ -48,6 +48,9 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 )
 
 
+Role = Literal["served", "shadow"]
+
+
 class Tag(msgspec.Struct, frozen=True, kw_only=True):
     """What many rows share."""
 
@@ -55,7 +58,7 @@ class Tag(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     arm: str
     generation: int
-    role: Literal["served", "shadow"]
+    role: Role
     schema: str
 
 

@@ -19,21 +19,37 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    store: Path = Field(Path("var/releases"), description="release store: the folder that holds bundles and routes")
-    traffic: Path = Field(Path("var/traffic"), description="folder of the traffic log and the shared pages")
-    model: str = Field("", description="model that `/predict` serves; empty: the only one that the store routes")
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and prints it")
-    workers: int = Field(0, ge=0, le=256, description="worker processes; 0: one for each CPU of the cgroup")
-    http: Literal["direct", "asgi"] = Field("direct", description="`direct` answers in the protocol, `asgi` in FastAPI")
-    unit_field: str = Field("", description="body field that names the experiment's unit; empty: `x-unit`, then the id")
-    max_body_bytes: int = Field(1 << 20, ge=64, description="longest request body, in bytes; longer is a 413")
-    max_batch_rows: int = Field(64, ge=1, le=4096, description="most rows that one call of the model scores")
-    max_queue_rows: int = Field(1024, ge=1, description="rows that may wait in a lane; the next is a 503")
-    inline_budget_us: float = Field(300.0, ge=0, description="cost of one row, in µs, up to which it is scored at once")
-    keep_alive_s: float = Field(75.0, gt=0, description="seconds an idle connection is kept; above the balancer's")
-    drain_delay_s: float = Field(1.0, ge=0, description="seconds of serving on, not ready, between SIGTERM and closing")
-    stop_timeout_s: float = Field(20.0, gt=0, description="seconds from closing to exit before a worker is killed")
+    store: Path = Field(
+        default=Path("var/releases"), description="release store: the folder that holds bundles and routes"
+    )
+    traffic: Path = Field(default=Path("var/traffic"), description="folder of the traffic log and the shared pages")
+    model: str = Field(
+        default="", description="model that `/predict` serves; empty: the only one that the store routes"
+    )
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and prints it")
+    workers: int = Field(default=0, ge=0, le=256, description="worker processes; 0: one for each CPU of the cgroup")
+    http: Literal["direct", "asgi"] = Field(
+        default="direct", description="`direct` answers in the protocol, `asgi` in FastAPI"
+    )
+    unit_field: str = Field(
+        default="", description="body field that names the experiment's unit; empty: `x-unit`, then the id"
+    )
+    max_body_bytes: int = Field(default=1 << 20, ge=64, description="longest request body, in bytes; longer is a 413")
+    max_batch_rows: int = Field(default=64, ge=1, le=4096, description="most rows that one call of the model scores")
+    max_queue_rows: int = Field(default=1024, ge=1, description="rows that may wait in a lane; the next is a 503")
+    inline_budget_us: float = Field(
+        default=300.0, ge=0, description="cost of one row, in µs, up to which it is scored at once"
+    )
+    keep_alive_s: float = Field(
+        default=75.0, gt=0, description="seconds an idle connection is kept; above the balancer's"
+    )
+    drain_delay_s: float = Field(
+        default=1.0, ge=0, description="seconds of serving on, not ready, between SIGTERM and closing"
+    )
+    stop_timeout_s: float = Field(
+        default=20.0, gt=0, description="seconds from closing to exit before a worker is killed"
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:

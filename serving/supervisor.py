@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +27,6 @@ from serving.settings import Settings, cgroup_cpus
 
 POLL_S = 0.1
 HUNG_US = 10_000_000
-START_LIMIT_S = 60.0
 BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 30.0
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
@@ -175,7 +175,7 @@ def run(settings: Settings) -> int:
 
 def _listen(settings: Settings, workers: int) -> Sequence[socket.socket]:
     port = settings.port
-    listeners = []
+    listeners: list[socket.socket] = []
     for _ in range(workers):
         listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -214,10 +214,8 @@ def _how(code: int) -> str:
 
 
 def _kill(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _say(text: str) -> None:

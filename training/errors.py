@@ -1,10 +1,10 @@
 """What training refuses, drawn as one tree.
 
-    TrainingError           exit code 2 on the command line
-    ├── DataRefused         a file or column that can't be trained on; names it
-    ├── RecipeRefused       a recipe with an unknown key or an impossible value; names it
-    ├── NotRegistered       no such model, version or alias
-    └── GateFailed          exit code 1: trained, measured, and not good enough to register
+TrainingError           exit code 2 on the command line
+├── DataRefused         a file or column that can't be trained on; names it
+├── RecipeRefused       a recipe with an unknown key or an impossible value; names it
+├── NotRegistered       no such model, version or alias
+└── GateFailed          exit code 1: trained, measured, and not good enough to register
 """
 
 from __future__ import annotations

@@ -211,7 +211,14 @@ def _wrong_type(feature: Feature, wanted: str, value: object) -> InputRefused:
 
 
 def _json_type(value: object) -> str:
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array", dict: "an object"}
+    names = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        list: "an array",
+        dict: "an object",
+    }
     return names.get(type(value), type(value).__name__)
 
 
@@ -228,8 +235,8 @@ def _encode_column(feature: Feature, column: pd.Series[Any]) -> Matrix:
         return values
     distinct: dict[object, float] = {}
     encoded = np.empty(len(column), dtype=np.float64)
-    for i, value in enumerate(column.astype(object).to_numpy()):
-        value = None if _is_missing(value) else value
+    for i, cell in enumerate(column.astype(object).to_numpy()):
+        value = None if _is_missing(cell) else cell
         key = (type(value), value)
         if key not in distinct:
             distinct[key] = encode_value(feature, value)

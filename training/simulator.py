@@ -88,7 +88,9 @@ def best_possible_auc(probability: Floats) -> float:
 def leaving_probability(features: pd.DataFrame, *, concept_drift: float = 0.0) -> Floats:
     """P(leave | features): the truth. Concept drift makes price matter more and loyalty less."""
     contract = features["contract"].map(dict(zip(CONTRACTS, (1.6, -1.4, -3.2), strict=True))).to_numpy(dtype=np.float64)
-    price = (features["monthly_charge"] / features["plan"].map(dict(zip(PLANS, PLAN_PRICE, strict=True))) - 1).to_numpy()
+    price = (
+        features["monthly_charge"] / features["plan"].map(dict(zip(PLANS, PLAN_PRICE, strict=True))) - 1
+    ).to_numpy()
     calls = features["support_calls_90d"].to_numpy(dtype=np.float64)
     trend = features["usage_trend"].fillna(0.6).to_numpy()
     recency = features["days_since_login"].fillna(WINDOW_DAYS).to_numpy()
@@ -162,7 +164,7 @@ def _events(rng: np.random.Generator, customers: pd.DataFrame) -> pd.DataFrame:
         amount = rng.gamma(2.0, 1.5, len(who)) if kind == "usage" else np.zeros(len(who))
         frames.append(pd.DataFrame({"customer": who, "days_ago": ago, "kind": number, "amount": amount}))
     events = pd.concat(frames, ignore_index=True)
-    return events.assign(kind=pd.Categorical.from_codes(events["kind"], categories=list(KINDS)))
+    return events.assign(kind=pd.Categorical.from_codes(events["kind"].to_numpy(), categories=pd.Index(KINDS)))
 
 
 def _features(rng: np.random.Generator, customers: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:

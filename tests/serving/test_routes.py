@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -42,7 +43,7 @@ def test_slots_partition_the_points_in_proportion(shares: dict[str, float]) -> N
     slots = split_slots(shares)
     assert slots[0].lo == 0
     assert slots[-1].hi == POINTS
-    assert all(a.hi == b.lo for a, b in zip(slots, slots[1:], strict=False))
+    assert all(a.hi == b.lo for a, b in pairwise(slots))
     total = sum(shares.values())
     for name, share in shares.items():
         owned = sum(slot.hi - slot.lo for slot in slots if slot.arm == name)

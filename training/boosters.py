@@ -1,0 +1,167 @@
+"""Fit a booster on an encoded matrix, with early stopping; what comes back holds the best rounds and no more.
+
+Trimming here, once, spares everything after it the question of which trees count: XGBoost's `best_iteration` is an
+attribute that formats lose, and LightGBM's is applied by some calls and not by others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from training.errors import RecipeRefused
+from training.features import FeatureSchema, Matrix
+from training.recipe import Recipe
+
+Labels = npt.NDArray[np.bool_]
+Progress = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """`booster`: an `xgboost.Booster` or `lightgbm.Booster`. `curve`: validation log loss, one a round."""
+
+    booster: Any
+    rounds: int
+    curve: tuple[float, ...]
+    importance: dict[str, float]  # share of total gain, by feature
+    predict: Callable[[Matrix], Matrix]  # (n, width) -> (n,) probabilities of the positive class, by the library itself
+
+
+def fit(
+    recipe: Recipe,
+    schema: FeatureSchema,
+    train: tuple[Matrix, Labels],
+    validation: tuple[Matrix, Labels],
+    progress: Progress,
+    every: int = 100,
+) -> Fitted:
+    """`progress(round, loss)` is called every `every` rounds. Raises RecipeRefused with the library's words."""
+    fits = {"xgboost": _fit_xgboost, "lightgbm": _fit_lightgbm}
+    return fits[recipe.algorithm](recipe, schema, train, validation, progress, every)
+
+
+def _fit_xgboost(
+    recipe: Recipe,
+    schema: FeatureSchema,
+    train: tuple[Matrix, Labels],
+    validation: tuple[Matrix, Labels],
+    progress: Progress,
+    every: int,
+) -> Fitted:
+    import xgboost
+
+    class Told(xgboost.callback.TrainingCallback):
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:  # noqa: ARG002
+            if (epoch + 1) % every == 0:
+                progress(epoch + 1, evals_log["validation"]["logloss"][-1])
+            return False
+
+    types = ["c" if feature.kind == "category" else "q" for feature in schema.features]
+
+    def matrix(rows: Matrix, labels: Labels | None = None) -> Any:
+        return xgboost.DMatrix(
+            rows, label=labels, feature_names=_safe_names(schema), feature_types=types, enable_categorical=True
+        )
+
+    settings = {
+        "objective": "binary:logistic",
+        "eval_metric": "logloss",
+        "tree_method": "hist",
+        "seed": recipe.seed,
+        "verbosity": 0,
+    }
+    history: dict[str, Any] = {}
+    try:
+        booster = xgboost.train(
+            settings | recipe.params,
+            matrix(*train),
+            num_boost_round=recipe.rounds.most,
+            evals=[(matrix(*validation), "validation")],
+            early_stopping_rounds=recipe.rounds.patience,
+            evals_result=history,
+            verbose_eval=False,
+            callbacks=[Told()],
+        )
+    except xgboost.core.XGBoostError as refused:
+        raise RecipeRefused(f"params: {_last_line(refused)}") from None
+    booster = booster[: booster.best_iteration + 1]
+    booster.set_attr(best_iteration=None, best_score=None)
+    gains = booster.get_score(importance_type="total_gain")
+    by_feature = [_scalar(gains.get(name, 0.0)) for name in _safe_names(schema)]
+    return Fitted(
+        booster,
+        booster.num_boosted_rounds(),
+        tuple(history["validation"]["logloss"]),
+        _shares(schema, by_feature),
+        lambda rows: np.asarray(booster.predict(matrix(rows)), dtype=np.float64),
+    )
+
+
+def _fit_lightgbm(
+    recipe: Recipe,
+    schema: FeatureSchema,
+    train: tuple[Matrix, Labels],
+    validation: tuple[Matrix, Labels],
+    progress: Progress,
+    every: int,
+) -> Fitted:
+    import lightgbm
+
+    def told(state: Any) -> None:
+        if (state.iteration + 1) % every == 0:
+            progress(state.iteration + 1, state.evaluation_result_list[0][2])
+
+    categorical = [j for j, feature in enumerate(schema.features) if feature.kind == "category"]
+    settings = {"objective": "binary", "metric": "binary_logloss", "verbosity": -1, "seed": recipe.seed}
+    data = lightgbm.Dataset(train[0], train[1], feature_name=_safe_names(schema), categorical_feature=categorical)
+    history: dict[str, Any] = {}
+    try:
+        booster = lightgbm.train(
+            settings | {"deterministic": True, "force_row_wise": True} | recipe.params,
+            data,
+            num_boost_round=recipe.rounds.most,
+            valid_sets=[lightgbm.Dataset(validation[0], validation[1], reference=data)],
+            valid_names=["validation"],
+            callbacks=[
+                lightgbm.early_stopping(recipe.rounds.patience, verbose=False),
+                lightgbm.record_evaluation(history),
+                told,
+            ],
+        )
+    except lightgbm.basic.LightGBMError as refused:
+        raise RecipeRefused(f"params: {_last_line(refused)}") from None
+    rounds = booster.best_iteration or booster.current_iteration()
+    booster = lightgbm.Booster(model_str=booster.model_to_string(num_iteration=rounds))
+    return Fitted(
+        booster,
+        rounds,
+        tuple(history["validation"]["binary_logloss"]),
+        _shares(schema, booster.feature_importance("gain").tolist()),
+        lambda rows: np.asarray(booster.predict(rows), dtype=np.float64),
+    )
+
+
+def _safe_names(schema: FeatureSchema) -> list[str]:
+    """The features' names in characters that both libraries take; by number where that would make two alike."""
+    names = [re.sub(r"[^A-Za-z0-9_.-]", "_", name) for name in schema.names]
+    return names if len(set(names)) == len(names) else [f"f{j}" for j in range(schema.width)]
+
+
+def _scalar(gain: Any) -> float:
+    return float(gain[0] if isinstance(gain, list) else gain)
+
+
+def _shares(schema: FeatureSchema, gains: list[float]) -> dict[str, float]:
+    whole = sum(gains) or 1.0
+    return {name: gain / whole for name, gain in zip(schema.names, gains, strict=True)}
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith(("[", "Stack"))), lines[0] if lines else "refused")

@@ -1,0 +1,62 @@
+"""Pictures of a model, for its run: where people would rather look than read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from training.evaluation import Floats, Labels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, FAINT = "#1b5e4b", "#b8c4be"
+
+
+def roc(positive: Labels, probability: Floats, auc: float) -> Figure:
+    from sklearn.metrics import roc_curve
+
+    false_alarms, found, _ = roc_curve(positive, probability)
+    figure, axes = _figure("ROC curve on the holdout", "false positive rate", "true positive rate")
+    axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="guessing")
+    axes.plot(false_alarms, found, color=INK, label=f"AUC {auc:.4f}")
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def calibration(positive: Labels, probability: Floats) -> Figure:
+    from sklearn.calibration import calibration_curve
+
+    seen, said = calibration_curve(positive, probability, n_bins=10, strategy="quantile")
+    figure, axes = _figure("Calibration on the holdout, ten equal groups", "predicted probability", "observed share")
+    axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="perfect")
+    axes.plot(said, seen, color=INK, marker="o", label="model")
+    axes.legend(loc="upper left", frameon=False)
+    return figure
+
+
+def importance(shares: Mapping[str, float], most: int = 20) -> Figure:
+    top = sorted(shares.items(), key=lambda item: item[1])[-most:]
+    figure, axes = _figure("Importance: share of total gain", "share", "")
+    axes.barh([name for name, _ in top], [share for _, share in top], color=INK)
+    return figure
+
+
+def learning(curve: Sequence[float], rounds: int) -> Figure:
+    figure, axes = _figure("Validation loss by round", "round", "log loss")
+    axes.plot(range(1, len(curve) + 1), curve, color=INK)
+    axes.axvline(rounds, color=FAINT, linestyle="--", label=f"kept: {rounds} rounds")
+    axes.legend(loc="upper right", frameon=False)
+    return figure
+
+
+def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """Without pyplot: no global state, no display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes

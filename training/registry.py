@@ -1,0 +1,246 @@
+"""The shelf: MLflow's registry behind a few verbs - publish, resolve, alias, history, download, tag.
+
+A reference names a version: `churn@champion` (an alias), `churn@3` (a version), `churn` (the newest). What a version
+carries beside the native model lies in its run's artifacts:
+
+    schema.json         the FeatureSchema, canonical
+    reference.parquet   a sample of the training rows: raw columns, and `prediction`, the model's probability
+    holdout.parquet     raw columns, and the target
+    model_card.md       six sections
+    facts.json          algorithm, classes, target, threshold, data and recipe: what a bundle's lineage repeats
+
+Without MLFLOW_TRACKING_URI the records are SQLite in `./var/mlflow.db` with artifacts in `./var/mlartifacts`. MLflow is
+imported when a verb is called, never when this module is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from training.errors import NotRegistered
+from training.features import FeatureSchema, Matrix
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "coppice"
+SCHEMA, REFERENCE, HOLDOUT, CARD, FACTS = (
+    "schema.json",
+    "reference.parquet",
+    "holdout.parquet",
+    "model_card.md",
+    "facts.json",
+)
+
+
+class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a registered version says of itself. `classes`: negative, positive."""
+
+    algorithm: str
+    classes: tuple[str, str]
+    target: str
+    threshold: float
+    source: str
+    data_sha256: str
+    schema_fingerprint: str
+    git_commit: str
+    recipe: dict[str, str]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Registered:
+    model: str
+    version: str
+    run_id: str
+    aliases: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    created_ms: int = 0
+
+    @property
+    def reference(self) -> str:
+        return f"{self.model}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A version with all that it carries. `rows`: the holdout, encoded, float64 (n, width). Paths are local copies."""
+
+    model: str
+    version: str
+    facts: Facts
+    native: Any  # xgboost.Booster or lightgbm.Booster
+    schema: FeatureSchema
+    rows: Matrix
+    reference: Path
+    holdout: Path
+    card: str
+    lineage: Mapping[str, str]
+
+    @property
+    def algorithm(self) -> str:
+        return self.facts.algorithm
+
+    @property
+    def classes(self) -> tuple[str, str]:
+        return self.facts.classes
+
+    @property
+    def threshold(self) -> float:
+        return self.facts.threshold
+
+
+def tracking_uri() -> str:
+    """Where runs and versions are recorded: MLFLOW_TRACKING_URI, or SQLite under ./var, whose folder is made."""
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
+    Path("var").mkdir(exist_ok=True)
+    return "sqlite:///var/mlflow.db"
+
+
+def connect() -> MlflowClient:
+    """MLflow, quiet, pointed at `tracking_uri()`, with our experiment present and active."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import logging
+
+    import mlflow
+
+    for noisy in ("alembic", "mlflow", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.utils.environment").setLevel(
+        logging.ERROR
+    )  # it misses pip where uv built the environment
+    uri = tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    client = mlflow.MlflowClient()
+    if client.get_experiment_by_name(EXPERIMENT) is None:
+        artifacts = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+        client.create_experiment(EXPERIMENT, artifacts.as_uri() if uri.startswith("sqlite:///") else None)
+    mlflow.set_experiment(EXPERIMENT)
+    return client
+
+
+def publish(model: str, run_id: str, source: str, *, tags: Mapping[str, str]) -> Registered:
+    """A new version of `model` from a run's logged model. Versions are numbered from 1 and never change."""
+    client = connect()
+    if _found(client, model) is None:
+        client.create_registered_model(model)
+    made = client.create_model_version(model, source, run_id, tags=dict(tags))
+    return _registered(client, made)
+
+
+def resolve(reference: str) -> Registered:
+    """Raises NotRegistered, saying what there is."""
+    client = connect()
+    model, _, which = reference.partition("@")
+    known = _found(client, model)
+    if known is None:
+        others = ", ".join(sorted(entry.name for entry in client.search_registered_models())) or "none yet"
+        raise NotRegistered(f"{reference}: no model {model!r} is registered (there are: {others}); see `coppice train`")
+    versions = {str(version.version): version for version in _versions(client, model)}
+    which = which or max(versions, key=int, default="")
+    which = str(known.aliases.get(which, which))
+    if which not in versions:
+        choices = ", ".join([*sorted(known.aliases), *sorted(versions, key=int)])
+        raise NotRegistered(f"{reference}: {model!r} has no such version or alias (it has: {choices})")
+    return _registered(client, versions[which])
+
+
+def alias(registered: Registered, name: str) -> None:
+    """Point `name` at the version; an alias points at one version at a time."""
+    connect().set_registered_model_alias(registered.model, name, registered.version)
+
+
+def tag(registered: Registered, key: str, value: str) -> None:
+    connect().set_model_version_tag(registered.model, registered.version, key, value)
+
+
+def history(model: str) -> list[Registered]:
+    """Every version, newest first. Raises NotRegistered."""
+    client = connect()
+    resolve(model)
+    return [_registered(client, version) for version in _versions(client, model)]
+
+
+def models() -> list[str]:
+    return sorted(entry.name for entry in connect().search_registered_models())
+
+
+def download(reference: str) -> Shelf:
+    """The version with its native model and artifacts, verified against the fingerprint it was registered with."""
+    import mlflow
+    import pandas as pd
+
+    from training.features import encode_frame
+
+    registered = resolve(reference)
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=registered.run_id, artifact_path="carried"))
+    facts = msgspec.json.decode((folder / FACTS).read_bytes(), type=Facts)
+    schema = FeatureSchema.from_json((folder / SCHEMA).read_bytes())
+    if schema.fingerprint != facts.schema_fingerprint:
+        raise NotRegistered(f"{reference}: {SCHEMA} is not the schema that this version was registered with")
+    holdout = pd.read_parquet(folder / HOLDOUT)
+    return Shelf(
+        model=registered.model,
+        version=registered.version,
+        facts=facts,
+        native=_native(facts.algorithm, f"models:/{registered.model}/{registered.version}"),
+        schema=schema,
+        rows=encode_frame(schema, holdout),
+        reference=folder / REFERENCE,
+        holdout=folder / HOLDOUT,
+        card=(folder / CARD).read_text(encoding="utf-8"),
+        lineage={
+            "run_id": registered.run_id,
+            "data_sha256": facts.data_sha256,
+            "source": facts.source,
+            "git_commit": facts.git_commit,
+            **{f"recipe.{key}": value for key, value in facts.recipe.items()},
+        },
+    )
+
+
+def _native(algorithm: str, uri: str) -> Any:
+    import mlflow
+
+    flavour = mlflow.xgboost if algorithm == "xgboost" else mlflow.lightgbm
+    return flavour.load_model(uri)
+
+
+def _found(client: MlflowClient, model: str) -> Any:
+    """The registered model, or None. Other failures of the store are not ours to hide."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(model)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _versions(client: MlflowClient, model: str) -> list[Any]:
+    found = client.search_model_versions(f"name='{model}'")
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def _registered(client: MlflowClient, version: Any) -> Registered:
+    full = client.get_model_version(version.name, str(version.version))
+    return Registered(
+        full.name,
+        str(full.version),
+        str(full.run_id),
+        tuple(sorted(full.aliases)),
+        dict(full.tags),
+        int(full.creation_timestamp or 0),
+    )
