@@ -61,7 +61,9 @@ def drift(
     model: Annotated[str, typer.Argument(help="the model's name")],
     arm: Annotated[str, typer.Option(help="the arm of the present routes whose bundle is the reference")] = "champion",
     bundle: Annotated[str | None, typer.Option(help="digest of the bundle, instead of an arm's")] = None,
-    since: Annotated[str | None, typer.Option(help="from this time on (ISO 8601, UTC unless it says otherwise)")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="from this time on (ISO 8601, UTC unless it says otherwise)")
+    ] = None,
     until: Annotated[str | None, typer.Option(help="before this time")] = None,
     share: Annotated[float, typer.Option(min=0, max=1, help="share of drifted features that makes a drift")] = 0.2,
     out: Annotated[Path, typer.Option(help="folder for report.html and summary.json")] = Path("var/drift"),
@@ -111,7 +113,9 @@ def drift(
     for column in found.columns:
         mark = "DRIFT" if column.drifted else "-"
         score = "" if column.score is None else f"{column.score:.4g} against {column.threshold:.4g}, {column.method}"
-        gaps = f", missing {column.missing_reference:.1%} -> {column.missing_window:.1%}" if column.missing_drifted else ""
+        gaps = (
+            f", missing {column.missing_reference:.1%} -> {column.missing_window:.1%}" if column.missing_drifted else ""
+        )
         typer.echo(f"  {column.name:<24} {mark:<6} {score}{gaps}{column.note and '; ' + column.note}")
     typer.echo(f"{found.verdict}: {found.reason}")
     typer.echo(f"{found.window_rows:,} rows against {found.reference_rows:,}: {out / 'report.html'}")

@@ -172,7 +172,9 @@ def _evidently(
     """(method, score, threshold, drifted) by column, and the report. A column that fails is left out and tried without."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside Evidently and its dependencies, which are not ours to mend
+        warnings.simplefilter(
+            "ignore"
+        )  # deprecations inside Evidently and its dependencies, which are not ours to mend
         from evidently import DataDefinition, Dataset, Report
         from evidently.metrics import ValueDrift
 
@@ -183,7 +185,11 @@ def _evidently(
             )
             tests = []
             for name in columns:
-                method = ("ks" if small else "wasserstein") if name in numbers else ("chisquare" if small else "jensenshannon")
+                method = (
+                    ("ks" if small else "wasserstein")
+                    if name in numbers
+                    else ("chisquare" if small else "jensenshannon")
+                )
                 tests.append(ValueDrift(column=name, method=method, threshold=each if small else DISTANCE))
             sides = [Dataset.from_pandas(side[list(columns)], data_definition=definition) for side in (current, known)]
             return Report(tests, include_tests=True).run(sides[0], sides[1])
@@ -198,12 +204,17 @@ def _evidently(
         found = snapshot.dict()
         html = snapshot.get_html_str(as_iframe=False)
     values = {metric["id"]: metric["value"] for metric in found["metrics"]}
-    scores = {}
+    scores: dict[str, tuple[str, float | None, float | None, bool]] = {}
     for test in found["tests"]:
         told = test["metric_config"]["params"]
         score = float(values[test["metric_config"]["metric_id"]])
-        scores[told["column"]] = (str(told["method"]), score, float(told["threshold"]), str(test["status"]).endswith("FAIL"))
-    return scores, html
+        scores[told["column"]] = (
+            str(told["method"]),
+            score,
+            float(told["threshold"]),
+            str(test["status"]).endswith("FAIL"),
+        )
+    return scores, str(html)
 
 
 def _runs(run: Any, name: str) -> bool:

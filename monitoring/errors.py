@@ -1,10 +1,10 @@
 """What monitoring refuses, drawn as one tree.
 
-    MonitoringError       exit code 2 on the command line
-    ├── LakeRefused       a folder or file of the lake that can't be read or written; names it
-    ├── TooLittleData     a window with too few rows to say anything
-    ├── OutOfBalance      exit code 1: served is not logged + dropped + lost, or a row is there twice
-    └── DriftFound        exit code 1: the verdict is drift
+MonitoringError       exit code 2 on the command line
+├── LakeRefused       a folder or file of the lake that can't be read or written; names it
+├── TooLittleData     a window with too few rows to say anything
+├── OutOfBalance      exit code 1: served is not logged + dropped + lost, or a row is there twice
+└── DriftFound        exit code 1: the verdict is drift
 """
 
 from __future__ import annotations

@@ -72,7 +72,9 @@ def window(
     folder = lake / f"model={model}"
     if not folder.is_dir():
         held = sorted(path.name.removeprefix("model=") for path in lake.glob("model=*"))
-        raise LakeRefused(f"{lake}: holds no traffic of {model!r} (it has: {', '.join(held) or 'none'}); run coppice compact")
+        raise LakeRefused(
+            f"{lake}: holds no traffic of {model!r} (it has: {', '.join(held) or 'none'}); run coppice compact"
+        )
     wanted = [ds.field("ts_us") >= since_us] if since_us is not None else []
     wanted += [ds.field("ts_us") < until_us] if until_us is not None else []
     wanted += [where] if where is not None else []
@@ -95,10 +97,8 @@ def seqs(lake: Path, writer: str) -> pa.ChunkedArray:
 def rows_of(segment: Path) -> tuple[pa.Table | None, int, bool]:
     """(every readable row or None, unreadable bytes, whether those are a torn tail and nothing else)."""
     found = Segment(segment)
-    tables = []
     try:
-        for payload in found.payloads():
-            tables.append(_table(payload))
+        tables = [_table(payload) for payload in found.payloads()]
     except ValueError as refused:
         raise LakeRefused(str(refused)) from None
     torn_tail = len(found.bad_blocks) <= 1 and _ends_torn(found)

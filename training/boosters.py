@@ -30,7 +30,6 @@ class Fitted:
     rounds: int
     curve: tuple[float, ...]
     importance: dict[str, float]  # share of total gain, by feature
-    predict: Callable[[Matrix], Matrix]  # (n, width) -> (n,) probabilities of the positive class, by the library itself
 
 
 def fit(
@@ -44,6 +43,22 @@ def fit(
     """`progress(round, loss)` is called every `every` rounds. Raises RecipeRefused with the library's words."""
     fits = {"xgboost": _fit_xgboost, "lightgbm": _fit_lightgbm}
     return fits[recipe.algorithm](recipe, schema, train, validation, progress, every)
+
+
+def probability(booster: Any, schema: FeatureSchema, rows: Matrix) -> Matrix:
+    """What the library itself answers for encoded rows (n, width): the positive class's probability, float64 (n,)."""
+    is_xgboost = type(booster).__module__.startswith("xgboost")
+    answers = booster.predict(_dmatrix(schema, rows) if is_xgboost else rows)
+    return np.asarray(answers, dtype=np.float64)
+
+
+def _dmatrix(schema: FeatureSchema, rows: Matrix, labels: Labels | None = None) -> Any:
+    import xgboost
+
+    types = ["c" if feature.kind == "category" else "q" for feature in schema.features]
+    return xgboost.DMatrix(
+        rows, label=labels, feature_names=_safe_names(schema), feature_types=types, enable_categorical=True
+    )
 
 
 def _fit_xgboost(
@@ -62,13 +77,6 @@ def _fit_xgboost(
                 progress(epoch + 1, evals_log["validation"]["logloss"][-1])
             return False
 
-    types = ["c" if feature.kind == "category" else "q" for feature in schema.features]
-
-    def matrix(rows: Matrix, labels: Labels | None = None) -> Any:
-        return xgboost.DMatrix(
-            rows, label=labels, feature_names=_safe_names(schema), feature_types=types, enable_categorical=True
-        )
-
     settings = {
         "objective": "binary:logistic",
         "eval_metric": "logloss",
@@ -80,9 +88,9 @@ def _fit_xgboost(
     try:
         booster = xgboost.train(
             settings | recipe.params,
-            matrix(*train),
+            _dmatrix(schema, *train),
             num_boost_round=recipe.rounds.most,
-            evals=[(matrix(*validation), "validation")],
+            evals=[(_dmatrix(schema, *validation), "validation")],
             early_stopping_rounds=recipe.rounds.patience,
             evals_result=history,
             verbose_eval=False,
@@ -99,7 +107,6 @@ def _fit_xgboost(
         booster.num_boosted_rounds(),
         tuple(history["validation"]["logloss"]),
         _shares(schema, by_feature),
-        lambda rows: np.asarray(booster.predict(matrix(rows)), dtype=np.float64),
     )
 
 
@@ -143,7 +150,6 @@ def _fit_lightgbm(
         rounds,
         tuple(history["validation"]["binary_logloss"]),
         _shares(schema, booster.feature_importance("gain").tolist()),
-        lambda rows: np.asarray(booster.predict(rows), dtype=np.float64),
     )
 
 

@@ -83,6 +83,12 @@ class Shelf:
     card: str
     lineage: Mapping[str, str]
 
+    def probability(self, rows: Matrix) -> Matrix:
+        """The native library's own answer for encoded rows (n, width): float64 (n,)."""
+        from training.boosters import probability
+
+        return probability(self.native, self.schema, rows)
+
     @property
     def algorithm(self) -> str:
         return self.facts.algorithm

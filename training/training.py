@@ -74,7 +74,7 @@ def train(
         lambda round_, loss: progress(f"round {round_}: validation log loss {loss:.5f}"),
     )
     progress(f"fitted {recipe.algorithm}: {fitted.rounds} rounds kept of {len(fitted.curve)}")
-    held_out = fitted.predict(matrices["holdout"])
+    held_out = boosters.probability(fitted.booster, schema, matrices["holdout"])
     metrics = evaluate(labels["holdout"], held_out)
     gates = judge(metrics, recipe.gates)
     progress("holdout: " + ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items()))
@@ -241,7 +241,7 @@ def _write_reference(
     if len(rows) > REFERENCE_ROWS:
         picked = np.sort(np.random.default_rng(recipe.seed).choice(len(rows), REFERENCE_ROWS, replace=False))
     raw = dataset.features.iloc[rows[picked]][list(schema.names)]
-    raw.assign(prediction=fitted.predict(matrix[picked])).to_parquet(path, index=False)
+    raw.assign(prediction=boosters.probability(fitted.booster, schema, matrix[picked])).to_parquet(path, index=False)
 
 
 def _log_model(recipe: Recipe, schema: FeatureSchema, fitted: boosters.Fitted, sample: Matrix) -> str:
@@ -250,7 +250,7 @@ def _log_model(recipe: Recipe, schema: FeatureSchema, fitted: boosters.Fitted, s
     import mlflow
 
     encoded = pd.DataFrame(sample, columns=list(schema.names))
-    signature = mlflow.models.infer_signature(encoded, fitted.predict(sample))
+    signature = mlflow.models.infer_signature(encoded, boosters.probability(fitted.booster, schema, sample))
     library = __import__(recipe.algorithm)
     requirements = [f"{recipe.algorithm}=={library.__version__}", f"numpy=={np.__version__}"]
     if recipe.algorithm == "xgboost":

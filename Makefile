@@ -1,0 +1,62 @@
+# One verb a chore; CI uses the same words. `make help` lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/ready
+RATE ?= 1000
+SECONDS ?= 60
+HOST ?= http://127.0.0.1:8000
+
+.PHONY: help demo test check serve load bench prove lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+
+demo: $(READY) ## train, prove, serve, load, watch: the whole way (DATA=rows.csv TARGET=column for your own table)
+	@$(BIN)/coppice demo $(if $(DATA),--data '$(DATA)') $(if $(TARGET),--target '$(TARGET)')
+
+test: $(READY) ## every law, at a size for every day
+	@echo "== test: laws at everyday size"
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## lint, format, types, import contracts
+	@echo "== check: ruff" && $(BIN)/ruff check .
+	@echo "== check: format" && $(BIN)/ruff format --check .
+	@echo "== check: types" && $(BIN)/mypy
+	@echo "== check: imports" && $(BIN)/lint-imports
+
+serve: $(READY) ## serve what ./var/releases routes
+	@$(BIN)/coppice serve
+
+load: $(READY) ## Locust at RATE=1000 for SECONDS=60 against HOST; its exit code is the service level's
+	@mkdir -p var/load
+	@$(BIN)/locust -f loadtests/locustfile.py --headless --only-summary --users 50 --spawn-rate 50 --run-time $(SECONDS)s \
+		--rate $(RATE) --host $(HOST) --csv var/load/locust --html var/load/report.html --summary var/load/summary.json
+
+bench: $(READY) ## wrk: bare app, Coppice, and the naive endpoint, interleaved on one core
+	@command -v wrk > /dev/null || { echo "make bench needs wrk: apt-get install wrk" >&2; exit 2; }
+	@$(BIN)/python -m loadtests.bench
+
+prove: $(READY) ## every law at full size; writes docs/prove.md
+	@LAWS=full $(BIN)/python -m pytest --page docs/prove.md
+
+lock: $(READY) ## resolve requirements/*.txt anew from pyproject.toml
+	@for role in serve dev; do \
+		$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+			--custom-compile-command "make lock" pyproject.toml $$([ $$role = dev ] && echo --extra dev) -o requirements/$$role.txt; done
+	@echo "uv" | $(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" - -o requirements/bootstrap.txt
+
+clean: ## remove what was built here; var/ stays
+	@rm -rf .venv build *.egg-info compile/_kernel*.so
+
+$(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml compile/kernel.c
+	@echo "== set-up: .venv with $(PYTHON)"
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@echo "== set-up: packages from requirements/dev.txt"
+	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@echo "== set-up: coppice, with its kernel"
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $(READY)
