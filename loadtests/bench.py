@@ -34,9 +34,10 @@ import numpy as np
 
 HERE = Path(__file__).parent
 WIDTH, TREES, ROWS = 30, 300, 2_000
+PAUSE_S = 0.5  # a server may still answer what wrk left behind; it must not do so in the next one's time
 RECIPES = {
     "xgboost": f"rounds = {{ most = {TREES}, patience = {TREES} }}\nparams = {{ eta = 0.03, max_depth = 6 }}\n",
-    "lightgbm": f"rounds = {{ most = {TREES}, patience = {TREES} }}\nparams = {{ learning_rate = 0.03, num_leaves = 63 }}\n",
+    "lightgbm": f"rounds = {{ most = {TREES}, patience = {TREES} }}\nparams = {{ learning_rate = 0.03, num_leaves = 63, max_depth = 6 }}\n",
 }
 
 
@@ -76,6 +77,8 @@ def main() -> None:
         servers = [running.enter_context(_serving(*each, cores[0])) for each in _servers(folder)]
         samples: dict[tuple[str, int], list[Sample]] = {}
         for connections in (64, 1):
+            for server in servers:
+                _wrk(server, rows, connections, 1, cores[1])  # warm: caches, branch predictors, the allocator
             for round_ in range(options.rounds):
                 for server in servers:
                     sample = _wrk(server, rows, connections, options.seconds, cores[1])
@@ -107,7 +110,7 @@ def _prepare(folder: Path) -> Path:
     lines = [",".join([*names, "label"])]
     lines += [",".join([*map(repr, row), str(int(hit))]) for row, hit in zip(table.tolist(), label, strict=True)]
     (folder / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
-    digests = {}
+    digests: dict[str, str] = {}
     for algorithm, recipe in RECIPES.items():
         path = folder / f"{algorithm}.toml"
         path.write_text(f'model = "bench"\nalgorithm = "{algorithm}"\n{recipe}', encoding="utf-8")
@@ -160,6 +163,7 @@ def _serving(title: str, command: list[str], folder: Path, path: str, core: int)
 
 
 def _wrk(server: Server, rows: Path, connections: int, seconds: int, core: int) -> Sample:
+    sleep(PAUSE_S)
     call = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(HERE / "post.lua")]
     printed = subprocess.run(
         [*call, server.address, "--", "/predict/ab", str(rows)], capture_output=True, text=True, check=True
@@ -179,8 +183,8 @@ def _report(
         "# Bench",
         "",
         f"`python -m loadtests.bench --rounds {options.rounds} --seconds {options.seconds}`, commit {_commit()}, "
-        f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}. One core for the server, one for wrk; {WIDTH} numeric features, {TREES} trees "
-        f"of depth 6, {ROWS:,} distinct rows; medians of {options.rounds} interleaved rounds, lowest and highest beside them.",
+        f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}. One core for the server, one for wrk; {WIDTH} numeric features, "
+        f"{TREES} trees of depth 6, {ROWS:,} distinct rows; medians of {options.rounds} interleaved rounds, lowest and highest beside them.",
         "",
         "| server | connections | requests/s | lowest - highest | p50 µs | p95 µs | p99 µs | errors |",
         "|---|---|---|---|---|---|---|---|",

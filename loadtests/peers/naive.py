@@ -23,7 +23,8 @@ class Row(BaseModel):
         return pd.DataFrame([self.model_dump()])
 
 
-Features: Any = create_model("Features", __base__=Row, **dict.fromkeys(NAMES, (float, ...)))
+FIELDS: Any = dict.fromkeys(NAMES, (float, ...))
+Features: Any = create_model("Features", __base__=Row, **FIELDS)
 
 model = XGBClassifier(n_jobs=1)
 model.load_model(os.environ["BENCH_MODEL"])
