@@ -34,7 +34,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 WIDTH, TREES, ROWS = 30, 300, 2_000
-PAUSE_S = 0.5  # a server may still answer what wrk left behind; it must not do so in the next one's time
+PAUSE_S = 0.5  # in which a server answers what wrk left behind, and not in the next one's time
 RECIPES = {
     "xgboost": f"rounds = {{ most = {TREES}, patience = {TREES} }}\nparams = {{ eta = 0.03, max_depth = 6 }}\n",
     "lightgbm": f"rounds = {{ most = {TREES}, patience = {TREES} }}\nparams = {{ learning_rate = 0.03, num_leaves = 63, max_depth = 6 }}\n",
@@ -184,7 +184,8 @@ def _report(
         "",
         f"`python -m loadtests.bench --rounds {options.rounds} --seconds {options.seconds}`, commit {_commit()}, "
         f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}. One core for the server, one for wrk; {WIDTH} numeric features, "
-        f"{TREES} trees of depth 6, {ROWS:,} distinct rows; medians of {options.rounds} interleaved rounds, lowest and highest beside them.",
+        f"{TREES} trees of depth 6, {ROWS:,} distinct rows; medians of {options.rounds} interleaved rounds, lowest and "
+        "highest beside them.",
         "",
         "| server | connections | requests/s | lowest - highest | p50 µs | p95 µs | p99 µs | errors |",
         "|---|---|---|---|---|---|---|---|",

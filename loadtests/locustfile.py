@@ -96,7 +96,8 @@ def _judge(environment: Any, **_: Any) -> None:
         broken.append(f"{figures['rate']:.0f}/s achieved, {options.slo_rate_share:.0%} of {options.rate:g} wanted")
     print(
         f"{figures['requests']:,} requests, {figures['failures']} failed, "
-        f"{figures['rate']:.1f}/s achieved of {options.rate:g}; p50 {figures['p50_ms']:.2f} ms, p95 {figures['p95_ms']:.2f} ms, p99 {figures['p99_ms']:.2f} ms"
+        f"{figures['rate']:.1f}/s achieved of {options.rate:g}; "
+        f"p50 {figures['p50_ms']:.2f} ms, p95 {figures['p95_ms']:.2f} ms, p99 {figures['p99_ms']:.2f} ms"
     )
     print(f"service level {'broken: ' + '; '.join(broken) if broken else 'held'}")
     if options.summary:

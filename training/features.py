@@ -61,6 +61,8 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         if not self.name:
             raise InputRefused("schema", "a feature has no name")
+        if any(character in '"\\' or character < " " for character in self.name):
+            raise InputRefused(self.name, "a name must be free of quotes, backslashes and control characters")
         if len(set(self.categories)) != len(self.categories):
             raise InputRefused(self.name, "a category is listed twice")
         if self.kind != "category" and self.categories:
