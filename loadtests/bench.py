@@ -35,9 +35,9 @@ import numpy as np
 HERE = Path(__file__).parent
 WIDTH, TREES, ROWS = 30, 300, 2_000
 PAUSE_S = 0.5  # in which a server answers what wrk left behind, and not in the next one's time
-RECIPES = {
-    "xgboost": f"rounds = {{ most = {TREES}, patience = {TREES} }}\nparams = {{ eta = 0.03, max_depth = 6 }}\n",
-    "lightgbm": f"rounds = {{ most = {TREES}, patience = {TREES} }}\nparams = {{ learning_rate = 0.03, num_leaves = 63, max_depth = 6 }}\n",
+PARAMS = {
+    "xgboost": "eta = 0.03, max_depth = 6",
+    "lightgbm": "learning_rate = 0.03, num_leaves = 63, max_depth = 6",
 }
 
 
@@ -93,7 +93,7 @@ def main() -> None:
     (options.out / "bench.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     print(text)
     if any(sample.errors for taken in samples.values() for sample in taken):
-        sys.exit("some requests failed: the figures mean nothing")
+        sys.exit("some requests failed: those figures mean nothing")
 
 
 def _prepare(folder: Path) -> Path:
@@ -111,9 +111,10 @@ def _prepare(folder: Path) -> Path:
     lines += [",".join([*map(repr, row), str(int(hit))]) for row, hit in zip(table.tolist(), label, strict=True)]
     (folder / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
     digests: dict[str, str] = {}
-    for algorithm, recipe in RECIPES.items():
+    for algorithm, params in PARAMS.items():
         path = folder / f"{algorithm}.toml"
-        path.write_text(f'model = "bench"\nalgorithm = "{algorithm}"\n{recipe}', encoding="utf-8")
+        recipe = f'model = "bench"\nalgorithm = "{algorithm}"\nparams = {{ {params} }}\n'
+        path.write_text(recipe + f"rounds = {{ most = {TREES}, patience = {TREES} }}\n", encoding="utf-8")
         train = ["train", str(path), "--data", "rows.csv", "--target", "label", "--alias", algorithm]
         printed = _coppice(folder, *train, *(["--schema-from", "bench@xgboost"] if digests else []))
         if f"{TREES} rounds kept" not in printed:
@@ -164,7 +165,19 @@ def _serving(title: str, command: list[str], folder: Path, path: str, core: int)
 
 def _wrk(server: Server, rows: Path, connections: int, seconds: int, core: int) -> Sample:
     sleep(PAUSE_S)
-    call = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(HERE / "post.lua")]
+    call = [
+        "taskset",
+        "-c",
+        str(core),
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--timeout",
+        "10s",
+        "-s",
+        str(HERE / "post.lua"),
+    ]
     printed = subprocess.run(
         [*call, server.address, "--", "/predict/ab", str(rows)], capture_output=True, text=True, check=True
     )

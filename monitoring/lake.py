@@ -81,7 +81,10 @@ def window(
     condition = None
     for each in wanted:
         condition = each if condition is None else condition & each
-    return _dataset(folder).to_table(columns=list(columns) if columns else None, filter=condition)
+    try:
+        return _dataset(folder).to_table(columns=list(columns) if columns else None, filter=condition)
+    except (OSError, pa.ArrowException) as spoiled:
+        raise LakeRefused(f"{folder}: {spoiled}") from None
 
 
 def seqs(lake: Path, writer: str) -> pa.ChunkedArray:

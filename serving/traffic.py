@@ -93,6 +93,7 @@ class TrafficLog:
         self._tag_numbers: dict[Tag, int] = {}
         self._flushed = monotonic()
         self._queue: SimpleQueue[_Block | None] = SimpleQueue()
+        _arrow()
         slot.begin_writer(self.writer)
         file = _SegmentFile(folder, self.writer, rotate_bytes=rotate_bytes, rotate_s=rotate_s, cells=slot.cells)
         self._thread = Thread(target=self._write, args=(file,), name="traffic", daemon=True)
@@ -295,7 +296,7 @@ def encode_block(block: _Block, tags: list[Tag], writer: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def _arrow() -> _Arrow:
-    """Made in the log's own thread, which so pays for the import."""
+    """Made when a log is: the first block must not wait for an import while requests fill the queue behind it."""
     return _Arrow()
 
 
