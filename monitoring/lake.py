@@ -84,6 +84,8 @@ def window(
     try:
         return _dataset(folder).to_table(columns=list(columns) if columns else None, filter=condition)
     except (OSError, pa.ArrowException) as spoiled:
+        for part in sorted(folder.rglob("part-*.parquet")):
+            _read(part, None)  # refuses the one that is spoiled by its name, which the scan does not tell
         raise LakeRefused(f"{folder}: {spoiled}") from None
 
 
@@ -217,7 +219,7 @@ def _write_verified(part: Path, rows: pa.Table) -> None:
         os.close(handle)
 
 
-def _read(part: Path, columns: list[str]) -> pa.Table:
+def _read(part: Path, columns: list[str] | None) -> pa.Table:
     try:
         # by handle: given a path, pyarrow would read partition columns out of the folders' names
         with part.open("rb") as file:

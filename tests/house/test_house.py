@@ -1,0 +1,155 @@
+"""Rules of the house that a reviewer would otherwise have to remember."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGES = ("training", "compile", "serving", "monitoring", "loadtests")
+HEAVY = [
+    "xgboost",
+    "lightgbm",
+    "sklearn",
+    "pandas",
+    "scipy",
+    "pyarrow",
+    "treelite",
+    "tl2cgen",
+    "onnx",
+    "mlflow",
+    "evidently",
+    "boto3",
+]
+# the kernel is no Python module; Locust patches the interpreter; the naive peer reads a model when imported
+NOT_IMPORTED = ("compile._kernel", "loadtests.locustfile", "loadtests.peers.naive")
+TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")[
+    :-1
+]
+
+
+def imported(code: str) -> set[str]:
+    """Top-level modules that a clean interpreter has loaded after `code`."""
+    full = f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    ran = subprocess.run([sys.executable, "-c", full], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(ran.stdout.split())
+
+
+def test_the_server_loads_no_trainer() -> None:
+    loaded = imported(
+        "import serving.app, serving.worker, serving.supervisor, serving.cli, compile.runtime, training.features"
+    )
+    assert not loaded & set(HEAVY)
+    assert "fastapi" in loaded
+
+
+def test_opening_and_scoring_a_bundle_loads_no_trainer(release: object) -> None:
+    path = release.champion  # type: ignore[attr-defined]
+    loaded = imported(f"from compile import open_predictor\np = open_predictor({str(path)!r})\np.score(p.probe_rows)")
+    assert not loaded & set(HEAVY)
+
+
+def test_help_imports_no_package() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "coppice", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(re.findall(r"\| +([\w]+)", ran.stderr))
+    assert not loaded & {*HEAVY, *PACKAGES, "fastapi", "numpy"}
+    for verb in ("train", "compile", "serve", "drift", "demo"):
+        assert verb in ran.stdout
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["train", "models", "simulate", "compile", "score", "routes", "serve", "compact", "reconcile", "drift", "demo"],
+)
+def test_every_verb_explains_itself(verb: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "coppice", verb, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Usage" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "words"),
+    [
+        (["train", "--data", "nowhere.csv", "--target", "y"], 2, "nowhere.csv"),
+        (["train", "no-such-recipe"], 2, "no-such-recipe"),
+        (["score", "nowhere", "rows.csv"], 2, "nowhere"),
+        (["routes", "show", "nothing"], 2, "nothing"),
+        (["reconcile", "--traffic", "nowhere"], 2, "nowhere"),
+        (["drift", "nothing"], 2, "nothing"),
+        (["demo", "--data", "rows.csv"], 2, "--target"),
+    ],
+)
+def test_mistakes_are_one_line_and_an_exit_code(call: list[str], code: int, words: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "coppice", *call]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == code, ran.stderr
+    assert words in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert len(ran.stderr.strip().splitlines()) == 1, ran.stderr
+
+
+def test_settings_and_the_readme_table_are_the_same() -> None:
+    table = dict(
+        re.findall(
+            rf"^\| `({PREFIX}\w+)` \| ([^|]*) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
+    assert list(table) == [PREFIX + name.upper() for name in Settings.model_fields]
+    for name, field in Settings.model_fields.items():
+        default = str(field.default)
+        assert default in table[PREFIX + name.upper()] or not default, name
+    assert len(Settings.model_fields) <= 15
+
+
+def test_nothing_tells_of_a_machine_or_a_package_host() -> None:
+    hosts = re.compile("files.pythonhosted" + r"\.org|--(extra-)?index-url|" + "/work" + "/|/" + "root" + "/")
+    for name in TRACKED:
+        path = ROOT / name
+        if path.suffix in (".ubj", ".seg", ".png") or not path.is_file():
+            continue
+        found = hosts.search(path.read_text(encoding="utf-8"))
+        assert found is None, (name, found)
+
+
+def test_locks_hash_every_requirement() -> None:
+    for lock in sorted((ROOT / "requirements").glob("*.txt")):
+        entries = re.findall(
+            r"^([\w.\[\]-]+)==\S+ \\\n    --hash=sha256:", lock.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        pinned = re.findall(r"^[\w.\[\]-]+==", lock.read_text(encoding="utf-8"), re.MULTILINE)
+        assert len(entries) == len(pinned) > 0, lock.name
+
+
+def test_examples_in_docstrings_run() -> None:
+    for package in PACKAGES:
+        for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
+            if module.name in NOT_IMPORTED:
+                continue
+            failed, _ = doctest.testmod(importlib.import_module(module.name))
+            assert failed == 0, module.name
+
+
+def test_every_file_says_what_it_is_for_and_has_one_subject() -> None:
+    for name in TRACKED:
+        if name.endswith(".py") and name.split("/")[0] in PACKAGES:
+            text = (ROOT / name).read_text(encoding="utf-8")
+            assert not text.strip() or text.startswith('"""'), name
+            assert len(text.splitlines()) <= 360, name
