@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+UV := $(BIN)/uv --system-certs pip
 RATE ?= 1000
 SECONDS ?= 60
 HOST ?= http://127.0.0.1:8000
@@ -41,9 +43,9 @@ prove: $(READY) ## every law at full size; writes docs/prove.md
 
 lock: $(READY) ## resolve requirements/*.txt anew from pyproject.toml
 	@for role in serve dev; do \
-		$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		$(UV) compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 			--custom-compile-command "make lock" pyproject.toml $$([ $$role = dev ] && echo --extra dev) -o requirements/$$role.txt; done
-	@echo "uv" | $(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	@echo "uv" | $(UV) compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" - -o requirements/bootstrap.txt
 
 clean: ## remove what was built here; var/ stays
@@ -54,9 +56,10 @@ $(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml compile
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@$(PIP) install -q --require-hashes -r requirements/bootstrap.txt
 	@echo "== set-up: packages from requirements/dev.txt"
-	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@$(UV) install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt || { \
+		echo "== set-up: uv could not; trying pip, which is slower" && $(PIP) install -q --require-hashes -r requirements/dev.txt; }
 	@echo "== set-up: coppice, with its kernel"
-	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
 	@touch $(READY)
