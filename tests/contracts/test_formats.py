@@ -24,7 +24,9 @@ def test_the_golden_segment_reads_as_it_was_written() -> None:
         Tag(model="churn", version="3", arm="champion", generation=7, role="served", schema="ab" * 32),
         Tag(model="churn", version="4", arm="candidate", generation=7, role="shadow", schema="ab" * 32),
     )
-    rows = [row for payload in payloads for row in pyarrow.ipc.open_stream(split_payload(payload)[1]).read_all().to_pylist()]
+    rows = [
+        row for payload in payloads for row in pyarrow.ipc.open_stream(split_payload(payload)[1]).read_all().to_pylist()
+    ]
     assert [row["seq"] for row in rows] == [1, 2, 3, 4, 5]
     assert [tuple(row) for row in rows] == [tuple(name for name, _ in COLUMNS)] * 5
     assert rows[0]["request_id"] == "request-0"
