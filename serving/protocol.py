@@ -24,6 +24,7 @@ from serving.scoring import Score
 PLAIN_JSON = frozenset({b"", b"application/json"})
 JSON_TYPES = frozenset({b"application/json", b"text/json"})
 READ_ON = 16  # times the body limit is read and thrown away, so that the sender sees the 413; then the line is cut
+NAMED_LENGTHS = frozenset(map(len, (b"content-type", b"x-request-id", b"x-unit", b"expect")))
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -60,12 +61,18 @@ class _Pending:
     __slots__ = ("_arrived", "_protocol", "disconnected", "keep_alive", "response_complete")
     message_event = _NoEvent()
 
-    def __init__(self, protocol: _Direct, arrived: int, keep_alive: bool) -> None:
+    def __init__(self, protocol: _Direct) -> None:
         self._protocol = protocol
-        self._arrived = arrived
-        self.keep_alive = keep_alive
+        self._arrived = 0
+        self.keep_alive = True
         self.response_complete = False
         self.disconnected = False
+
+    def of(self, arrived: int, keep_alive: bool) -> _Pending:
+        """Of the request that is being answered. One that was not kept waiting leaves it to the next."""
+        self._arrived = arrived
+        self.keep_alive = keep_alive
+        return self
 
     def __call__(self, answer: Answer) -> None:
         self.response_complete = True
@@ -80,6 +87,7 @@ class _Direct(HttpToolsProtocol):
         self._door = door
         self._endpoint: Score | None = None  # of the request being received, where it is a direct one
         self._request_id = self._unit = self._content_type = b""
+        self._spare = _Pending(self)
         self._chunks: list[bytes] = []
         self._received = 0
         self._arrived = 0
@@ -97,7 +105,7 @@ class _Direct(HttpToolsProtocol):
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         endpoint = self._door.endpoints.get(self.url)
@@ -133,19 +141,20 @@ class _Direct(HttpToolsProtocol):
             self.write(refusal(refused, self._request_id), self._arrived, keep_alive)
             return
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        pending = _Pending(self, self._arrived, keep_alive)
+        pending = self._spare.of(self._arrived, keep_alive)
         answer = score(body, self._request_id, self._unit, self._arrived, pending)
         if answer is not None:
             self.write(answer, self._arrived, keep_alive)
         else:
             self.cycle = pending  # type: ignore[assignment]  # has all that uvicorn's class reads of a cycle
+            self._spare = _Pending(self)
 
     # The connection's life
 
     def write(self, answer: Answer, arrived: int, keep_alive: bool) -> None:
         """The whole answer in one write; closes the connection after it where it is not kept alive."""
         ending = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
-        self.transport.write(self._lead_in(answer.status) + answer.head + ending + answer.body)
+        self.transport.write(b"".join((self._lead_in(answer.status), answer.head, ending, answer.body)))
         self.server_state.total_requests += 1
         self._last_answer = perf_counter_ns()
         self._door.on_answer(answer.status, (self._last_answer - arrived) // 1000)
@@ -226,7 +235,10 @@ def named_headers(headers: Headers) -> tuple[bytes, bytes, bytes, bool]:
     """(x-request-id, x-unit, content-type, is there an `expect`); b"" where absent, the last where repeated."""
     request_id = unit = content_type = b""
     expects = False
-    for name, value in headers:
+    for spelled, value in headers:
+        if len(spelled) not in NAMED_LENGTHS:
+            continue
+        name = spelled.lower()
         if name == b"content-type":
             content_type = value
         elif name == b"x-request-id":
