@@ -76,8 +76,10 @@ def simulate(
 def best_possible_auc(probability: Floats) -> float:
     """The AUC of the true probabilities, in expectation over the labels.
 
-    A pair ranks rightly when the one that leaves has the larger probability: sum over pairs of p_i (1 - p_j), ties half.
+    NaN where no pair can be made. A pair ranks rightly when the one that leaves has the larger probability: sum over pairs of p_i (1 - p_j), ties half.
     """
+    if len(probability) < 2:
+        return float("nan")
     p = np.sort(probability)
     stays = np.cumsum(1 - p)
     below = stays - (1 - p) + 0.5 * (1 - p)
