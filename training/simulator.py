@@ -76,7 +76,8 @@ def simulate(
 def best_possible_auc(probability: Floats) -> float:
     """The AUC of the true probabilities, in expectation over the labels.
 
-    NaN where no pair can be made. A pair ranks rightly when the one that leaves has the larger probability: sum over pairs of p_i (1 - p_j), ties half.
+    A pair ranks rightly when the one that leaves has the larger probability: sum over pairs of p_i (1 - p_j), ties half.
+    NaN where there is no pair.
     """
     if len(probability) < 2:
         return float("nan")
