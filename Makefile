@@ -39,7 +39,7 @@ bench: $(READY) ## wrk: bare app, Coppice, and the naive endpoint, interleaved o
 	@$(BIN)/python -m loadtests.bench
 
 prove: $(READY) ## every law at full size; writes docs/prove.md
-	@LAWS=full $(BIN)/python -m pytest --page docs/prove.md
+	@LAWS=full $(BIN)/python -m pytest --page=docs/prove.md
 
 lock: $(READY) ## resolve requirements/*.txt anew from pyproject.toml
 	@for role in serve dev; do \
