@@ -3,7 +3,8 @@
 CompileError          exit code 2 on the command line
 ├── ModelRefused      a model kind that can't be compiled exactly; says which part of it
 ├── ParityFailed      exit code 1: a backend did not answer as the native library does; no bundle was made
-└── BundleRefused     a bundle that is damaged, altered, of another format or unfit for this machine; names the file
+├── BundleRefused     a bundle that is damaged, altered, unsigned, of another format or unfit for this machine; names the file
+└── KeyRefused        a key, or what this host keeps of its trust, that is absent or unfit; names the file
 """
 
 from __future__ import annotations
@@ -22,4 +23,8 @@ class ParityFailed(CompileError):
 
 
 class BundleRefused(CompileError):
+    pass
+
+
+class KeyRefused(CompileError):
     pass

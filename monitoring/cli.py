@@ -78,10 +78,12 @@ def drift(
         coppice drift churn
         coppice drift churn --since 2026-01-31T00:00 --until 2026-02-01T00:00 --out reports/january-31
     """
+    import io
+
     import pandas as pd
     import pyarrow.compute as pc
 
-    from compile.bundle import REFERENCE, locate, read
+    from compile.bundle import REFERENCE, load, locate, read
     from monitoring.drift import find_drift
     from monitoring.lake import window
     from serving.routes import read as read_routes
@@ -103,7 +105,7 @@ def drift(
     )
     found = find_drift(
         manifest.schema,
-        pd.read_parquet(folder / REFERENCE),
+        pd.read_parquet(io.BytesIO(load(folder, manifest, REFERENCE))),
         rows,
         model=model,
         version=manifest.version,

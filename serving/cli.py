@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from compile.bundle import locate
+from compile.trust import Trust
 from serving.errors import RoutesRefused
 from serving.routes import CHAMPION, Routes, Shadow, Slot, history, new_salt, publish, read, split_slots, stamp
 
@@ -55,6 +57,9 @@ def publish_routes(
     note: Annotated[str, typer.Option(help="why")] = "",
     keep_salt: Annotated[bool, typer.Option(help="a ramp: keep the units where they are")] = False,
     store: Store = Path("var/releases"),
+    trust: Annotated[
+        str, typer.Option(envvar="COPPICE_TRUST", help="signed: route only bundles that a trusted key signed")
+    ] = "hashed",
 ) -> None:
     """Write the model's next routes generation. What serves changes by this and by nothing else.
 
@@ -75,6 +80,7 @@ def publish_routes(
         by=getpass.getuser(),
         at=stamp(),
     )
+    Trust.of(trust).admit([locate(store, bundle) for bundle in routed.bundles])
     typer.echo(publish(store, routed))
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from compile.bundle import Manifest, locate
 from compile.runtime import Predictor, open_predictor
+from compile.trust import Trust
 from serving import page
 from serving.answers import Encode, binary_encoder
 from serving.decoding import Decode, decoder
@@ -171,6 +172,7 @@ class Loader:
     def _arm(self, routes: Routes, name: str, champion: Arm | None) -> Arm:
         predictor, lane = self._open(routes.arms[name])
         manifest = predictor.manifest
+        negative, positive = _binary_classes(name, manifest)
         if champion is not None:
             _refuse_other_inputs(name, manifest, champion.manifest)
         series = self.slot.series(f"{manifest.model}/{manifest.version}/{name}")
@@ -181,7 +183,7 @@ class Loader:
             inline=lane.reason == "inline",
             tag=self._tag(routes, manifest, name, "served"),
             encode=binary_encoder(
-                classes=manifest.classes,
+                classes=(negative, positive),
                 threshold=manifest.threshold,
                 version=manifest.version,
                 arm=name,
@@ -199,7 +201,9 @@ class Loader:
         return ShadowLane(lane, sample, tag, self.log.put, self.slot, self.loop)
 
     def _open(self, bundle: str) -> tuple[Predictor, Lane]:
-        predictor = open_predictor(locate(self.settings.store, bundle))
+        path = locate(self.settings.store, bundle)
+        Trust.of(self.settings.trust).require(path)
+        predictor = open_predictor(path)
         lane = Lane(
             predictor,
             self.loop,
@@ -248,6 +252,13 @@ def lane_tally(slot: page.Slot) -> Tally:
         slot.observe(page.QUEUE_SECONDS, queue_us)
 
     return tally
+
+
+def _binary_classes(name: str, manifest: Manifest) -> tuple[str, str]:
+    if manifest.task != "binary":
+        raise RoutesRefused(f"{name}: is a {manifest.task} model; this version serves binary classifiers")
+    negative, positive = manifest.classes
+    return negative, positive
 
 
 def _refuse_other_inputs(name: str, manifest: Manifest, champion: Manifest) -> None:

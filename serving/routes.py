@@ -75,6 +75,11 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         _check(self)
 
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        """The digests of all bundles that it names, arms first, each once."""
+        return tuple(dict.fromkeys([*self.arms.values(), *(shadow.bundle for shadow in self.shadow)]))
+
     def point_of(self, unit: bytes) -> int:
         """0..9,999. Same unit and salt give the same point, in every worker on every host."""
         digest = hashlib.blake2b(unit, digest_size=8, key=bytes.fromhex(self.salt)).digest()
@@ -121,7 +126,7 @@ def publish(store: Path, routes: Routes) -> Path:
         raise GenerationTaken(f"{routes.model}: generation {routes.generation} exists already; the newest is {before}")
     if routes.generation != before + 1:
         raise RoutesRefused(f"{routes.model}: generation {routes.generation} would skip {before + 1}")
-    for bundle in (*routes.arms.values(), *(shadow.bundle for shadow in routes.shadow)):
+    for bundle in routes.bundles:
         if not (store / "bundles" / bundle / "manifest.json").is_file():
             raise RoutesRefused(f"{routes.model}: bundle {bundle} is not in {store / 'bundles'}; publish it first")
     if before:
@@ -204,7 +209,7 @@ def _check(routes: Routes) -> None:
             raise RoutesRefused(f"name: {name!r} must be letters, digits, '.', '_' or '-', at most 64")
     if len(set(names[1:])) != len(names) - 1:
         raise RoutesRefused("shadow: an arm and a shadow, or two shadows, share a name")
-    for bundle in (*routes.arms.values(), *(shadow.bundle for shadow in routes.shadow)):
+    for bundle in routes.bundles:
         if not DIGEST.fullmatch(bundle):
             raise RoutesRefused(f"arms: {bundle!r} is not a bundle digest (64 hex digits)")
     for shadow in routes.shadow:

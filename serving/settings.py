@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serving.errors import SettingsRefused
 
 PREFIX = "COPPICE_"
+OTHERS = {
+    "COPPICE_SIGNING_KEY"
+}  # of `coppice compile` and `sign`: may be set where a server is started, which ignores it
 
 
 class Settings(BaseModel):
@@ -21,6 +24,11 @@ class Settings(BaseModel):
 
     store: Path = Field(
         default=Path("var/releases"), description="release store: the folder that holds bundles and routes"
+    )
+    trust: str = Field(
+        default="hashed",
+        pattern="^(hashed|signed(:.+)?)$",
+        description="`signed`: serve only what a trusted key signed; `signed:PATH`: keys not in `~/.config/coppice/keys`",
     )
     traffic: Path = Field(default=Path("var/traffic"), description="folder of the traffic log and the shared pages")
     model: str = Field(
@@ -56,7 +64,9 @@ class Settings(BaseModel):
         """The environment, overridden by the flags that are not None. Raises SettingsRefused, naming the variable."""
         environ = os.environ if environ is None else environ
         known = {PREFIX + name.upper(): name for name in cls.model_fields}
-        unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+        unknown = sorted(
+            name for name in environ if name.startswith(PREFIX) and name not in known and name not in OTHERS
+        )
         if unknown:
             raise SettingsRefused(f"{unknown[0]}: no such setting; known are {', '.join(known)}")
         values: dict[str, Any] = {known[name]: value for name, value in environ.items() if name in known}

@@ -21,8 +21,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving import page, worker
+from compile.bundle import locate
+from compile.trust import Trust
+from serving import page, routes, worker
 from serving.errors import SettingsRefused
+from serving.live import default_model
 from serving.settings import Settings, cgroup_cpus
 
 POLL_S = 0.1
@@ -162,7 +165,9 @@ class Supervisor:
 
 
 def run(settings: Settings) -> int:
-    """Serve until told to stop; the exit status. Raises SettingsRefused where the address can't be had."""
+    """Serve until told to stop; the exit status. Raises SettingsRefused where the address can't be had, BundleRefused
+    where the routes name a bundle that COPPICE_TRUST does not let in."""
+    _admit(settings)
     workers = settings.workers or cgroup_cpus()
     name = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(4)}"
     page_path = settings.traffic / "pages" / f"{name}.page"
@@ -171,6 +176,14 @@ def run(settings: Settings) -> int:
     shared = page.Page.create(page_path, workers)
     children = [Child(index, listener) for index, listener in enumerate(listeners)]
     return Supervisor(settings, shared, page_path, children).run()
+
+
+def _admit(settings: Settings) -> None:
+    """Verify what the routes name before a worker is started, which opens nothing else (`Trust.require`)."""
+    trust = Trust.of(settings.trust)
+    if trust.keys_at is not None:
+        routed = routes.read(settings.store, default_model(settings))
+        trust.admit([locate(settings.store, bundle) for bundle in routed.bundles])
 
 
 def _listen(settings: Settings, workers: int) -> Sequence[socket.socket]:
