@@ -13,8 +13,18 @@ import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float64]
 
-ABI = 1
+ABI = 2
 HOLD_GIL_US = 100.0  # releasing it costs up to 5 ms where another Python thread is busy; above this it is worth it
+SIGNATURES: dict[str, tuple[object, list[object]]] = {
+    "coppice_open": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t]),
+    "coppice_close": (None, [ctypes.c_void_p]),
+    "coppice_width": (ctypes.c_uint32, [ctypes.c_void_p]),
+    "coppice_outputs": (ctypes.c_uint32, [ctypes.c_void_p]),
+    "coppice_margin": (None, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p]),
+    "coppice_plan_open": (ctypes.c_void_p, [ctypes.c_void_p] * 7),
+    "coppice_plan_close": (None, [ctypes.c_void_p]),
+    "coppice_run": (None, [ctypes.c_void_p, ctypes.c_uint32]),
+}
 
 
 class KernelUnavailable(Exception):
@@ -28,45 +38,66 @@ class FlatForest:
         """Raises KernelUnavailable, or ValueError where `data` is not a sound flat forest."""
         held, _ = _libraries()
         self._data = np.frombuffer(data, dtype=np.uint8).copy()  # aligned, and alive as long as the handle
-        self._handle = held.coppice_open(self._data.ctypes.data, len(data))
-        if not self._handle:
+        self.handle: int | None = held.coppice_open(self._data.ctypes.data, len(data))
+        if not self.handle:
             raise ValueError("not a sound flat forest")
-        self.width = int.from_bytes(data[12:16], "little")
+        self.width: int = held.coppice_width(self.handle)
+        self.outputs: int = held.coppice_outputs(self.handle)
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            _libraries()[0].coppice_close(self.handle)
+
+    def margin(self, rows: Matrix) -> Matrix:
+        """(n, width) float64, C-contiguous -> (n, outputs) float64."""
+        margins = np.empty((len(rows), self.outputs))
+        _libraries()[1].coppice_margin(self.handle, rows.ctypes.data, len(rows), margins.ctypes.data)
+        return margins
+
+
+class Plan:
+    """A whole call - program, forest, link - laid out once over buffers whose addresses are taken here."""
+
+    def __init__(
+        self,
+        forest: FlatForest,
+        program: int | None,
+        link: int | None,
+        columns: Matrix | None,
+        rows: Matrix,
+        scores: Matrix,
+        keep: object,
+    ) -> None:
+        """`program`, `link`: opened handles; `keep`: what holds them open, kept as long as the plan.
+
+        `columns`: (max, program's width) where there is a program. Raises MemoryError.
+        """
+        held, _ = _libraries()
+        margins = np.empty((len(rows), forest.outputs))
+        between = 0 if columns is None else columns.ctypes.data
+        self._alive = (forest, rows, columns, margins, scores, keep)
+        self._handle = held.coppice_plan_open(
+            forest.handle, program, link, rows.ctypes.data, between, margins.ctypes.data, scores.ctypes.data
+        )
+        if not self._handle:
+            raise MemoryError("a plan of a scoring call")
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
-            _libraries()[0].coppice_close(self._handle)
+            _libraries()[0].coppice_plan_close(self._handle)
 
-    def margin(self, rows: Matrix) -> Matrix:
-        """(n, width) float64, C-contiguous -> (n, 1) float64."""
-        margins = np.empty((len(rows), 1))
-        _libraries()[1].coppice_margin(self._handle, rows.ctypes.data, len(rows), margins.ctypes.data)
-        return margins
-
-    def bound(self, rows: Matrix, scores: Matrix, row_us: float) -> Callable[[int], None]:
-        """run(n): probabilities of rows[:n] into scores[:n]. `row_us`, a row's cost, decides who holds the GIL."""
-        held, released = (library.coppice_score for library in _libraries())
-        handle, rows_at, scores_at = self._handle, rows.ctypes.data, scores.ctypes.data
+    def caller(self, row_us: float) -> Callable[[int], None]:
+        """run(n): the first n rows into the first n scores. `row_us`, a row's cost, decides who holds the GIL."""
+        held, released = (library.coppice_run for library in _libraries())
+        handle = self._handle
         few = int(HOLD_GIL_US / max(row_us, 0.01))
-        keep = (self, rows, scores)
 
         def run(count: int) -> None:
             call = held if count <= few else released
-            call(handle, rows_at, count, scores_at)
+            call(handle, count)
 
-        run.keep = keep  # type: ignore[attr-defined]  # what the addresses point into must outlive the closure
+        run.plan = self  # type: ignore[attr-defined]  # what the handle points into must outlive the closure
         return run
-
-
-def logistic(margins: Matrix, sigmoid: float) -> Matrix:
-    """1 / (1 + exp(-sigmoid * margin)) in float64: the one link, the same bits for every backend."""
-    scores = np.ascontiguousarray(margins, dtype=np.float64).copy()
-    try:
-        held, _ = _libraries()
-    except KernelUnavailable:
-        return np.asarray(1.0 / (1.0 + np.exp(-sigmoid * scores)))
-    held.coppice_logistic(sigmoid, scores.size, scores.ctypes.data)
-    return scores
 
 
 def available() -> bool:
@@ -84,19 +115,12 @@ def _libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     if path is None:
         raise KernelUnavailable("the C kernel was not built at installation (was there a C compiler?)")
     held, released = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
-    for library in (held, released):
-        library.coppice_open.restype = ctypes.c_void_p
-        library.coppice_open.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-        library.coppice_close.argtypes = [ctypes.c_void_p]
-        library.coppice_close.restype = None
-        for name in ("coppice_margin", "coppice_score"):
-            function = getattr(library, name)
-            function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p]
-            function.restype = None
-        library.coppice_logistic.argtypes = [ctypes.c_double, ctypes.c_uint32, ctypes.c_void_p]
-        library.coppice_logistic.restype = None
     if held.coppice_kernel_abi() != ABI:
         raise KernelUnavailable(f"{path.name}: is of another version; install again")
+    for library in (held, released):
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
     return held, released
 
 
