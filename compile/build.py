@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import io
-import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
-from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from compile import bundle, kernel
-from compile.bundle import Backend, Link, Manifest, Measured, Native
-from compile.errors import ModelRefused
-from compile.flat import flatten
-from compile.forest import Forest, native_booster, normalise
-from compile.gate import Progress, awkward_rows, cross_check, prove
-from compile.native import NativeModel
-from compile.onnx_export import export_onnx
-from compile.runtime import FILES, Engine, engine_of
+from compile import bundle, probe
+from compile.awkward import MAGNITUDES, Limits, awkward_rows
+from compile.bundle import Backend, Manifest, Measured, Native
+from compile.candidates import candidates, inner_thresholds
+from compile.cross import cross_checks
+from compile.errors import ModelRefused, ParityFailed
+from compile.gate import Oracle, Progress, prove
+from compile.measuring import measure
+from compile.normalise import Normal, normalise
+from compile.report import with_parity
+from compile.runtime import Scorer
 from training.features import FeatureSchema
 
 Matrix = npt.NDArray[np.float64]
 
 PROBE_ROWS = 256
-TOOLS = ("numpy", "onnx", "onnxruntime", "treelite")
+TOOLS = ("numpy", "onnx", "onnxruntime", "treelite", "skl2onnx", "tl2cgen")
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A model that passed the gate: what a bundle is written from. `scorers` are by backend, as are `manifest.backends`."""
+
+    manifest: Manifest
+    files: dict[str, bytes]
+    scorers: dict[str, Scorer]
 
 
 def build_bundle(
@@ -38,140 +47,221 @@ def build_bundle(
     *,
     name: str,
     version: str,
-    classes: tuple[str, str] = ("0", "1"),
+    classes: Sequence[str] | None = None,
     threshold: float = 0.5,
     reference: Path | None = None,
     card: str | None = None,
     lineage: Mapping[str, str] | None = None,
+    native_target: bool = False,
     progress: Progress = lambda _: None,
 ) -> Path:
-    """Compile a native model into a proven bundle under `out`; the bundle's folder, named by its digest.
+    """Compile a trained model into a proven bundle under `out`; the bundle's folder, named by its digest.
 
-    `model` is an XGBoost or LightGBM booster or scikit-learn wrapper trained on rows encoded by `schema`; `rows` are such
-    rows, float64 (n >= 1, width), preferably a holdout. Raises ModelRefused or ParityFailed; then nothing is written.
+    `model` is an XGBoost or LightGBM booster, a scikit-learn wrapper, tree ensemble, pipeline or calibrated classifier;
+    `rows` are rows encoded by `schema`, float64 (n >= 1, width), preferably a holdout. `classes`: the labels, negative
+    first; without them, the model's own. `native_target`: also compile the trees to machine code, which takes minutes.
+    Raises ModelRefused or ParityFailed; then nothing is written.
     """
-    forest = normalise(model)
-    native = NativeModel.of(model, schema)
-    _refuse_unfit(forest, schema, rows)
-    progress(f"normalised: {len(forest.trees)} trees of {forest.library} {native.version}")
-
-    files = {FILES["treelite"]: flatten(forest), FILES["onnx"]: export_onnx(forest)}
-    checkpoint = _treelite_checkpoint(model)
-    files["model.treelite"] = checkpoint
-    progress(", ".join(f"{file} {len(data) / 1024:.0f} KiB" for file, data in files.items()))
-
-    asked = awkward_rows(forest, schema, rows)
-    engines = _engines(forest, files)
-    backends = {}
-    for backend, engine in engines.items():
-        parity = prove(backend, engine, forest, native, asked)
-        backends[backend] = Backend(FILES[backend], parity)  # type: ignore[index]  # the keys are FILES' own
-        progress(f"proved {backend}: {sum(parity.rows.values())} rows, 0 differ from {forest.library}")
-    cross = {"onnxmltools": cross_check(native, asked), "treelite gtil": _gtil(checkpoint, native, asked)}
-    for tool, finding in cross.items():
-        progress(f"cross-check, {tool}: {finding}")
-
-    measured = _measure(engines, rows)
-    progress(f"measured: {_told(measured)}; {measured.chosen} serves")
-    files[bundle.PROBE] = _probe(native, asked)
+    proven = prove_model(
+        model, schema, rows, name=name, version=version, classes=classes, threshold=threshold, lineage=lineage,
+        native_target=native_target, progress=progress,
+    )  # fmt: skip
+    measured = measure(proven.scorers, rows)
+    progress(f"measured: {told(measured)}; {measured.chosen} serves")
+    files = dict(proven.files)
     if reference is not None:
         files[bundle.REFERENCE] = reference.read_bytes()
     if card is not None:
-        files[bundle.CARD] = card.encode()
-    manifest = Manifest(
-        format=bundle.FORMAT,
-        model=name,
-        version=version,
-        task="binary",
-        outputs=("probability",),
-        classes=classes,
-        threshold=threshold,
-        schema=schema,
-        link=Link("logistic", forest.sigmoid),
-        native=Native(forest.library, native.version, forest.objective, len(forest.trees), forest.base.hex()),
-        backends=backends,
-        cross_checks=cross,
-        toolchain={tool: version_of(tool) for tool in TOOLS},
-        lineage=dict(lineage or {}),
-        files={},
-    )
-    return bundle.write(Path(out), manifest, files, measured)
+        files[bundle.CARD] = with_parity(card, proven.manifest).encode()
+    return bundle.write(Path(out), proven.manifest, files, measured)
 
 
-def _refuse_unfit(forest: Forest, schema: FeatureSchema, rows: Matrix) -> None:
-    if forest.width > schema.width:
-        raise ModelRefused(f"schema: the model splits on {forest.width} features, the schema has {schema.width}")
-    if forest.width < schema.width:
-        raise ModelRefused(f"schema: the model was trained on {forest.width} features, the schema has {schema.width}")
+def prove_model(
+    model: Any,
+    schema: FeatureSchema,
+    rows: Matrix,
+    *,
+    name: str,
+    version: str,
+    classes: Sequence[str] | None = None,
+    threshold: float = 0.5,
+    lineage: Mapping[str, str] | None = None,
+    native_target: bool = False,
+    progress: Progress = lambda _: None,
+) -> Proven:
+    """`build_bundle` up to the point where something would be measured or written."""
     if rows.ndim != 2 or rows.shape[1] != schema.width or not len(rows):
         raise ModelRefused(f"rows: at least one row of {schema.width} encoded features is needed, got {rows.shape}")
+    rows = np.ascontiguousarray(rows, dtype=np.float64)
+    normal = normalise(model, schema)
+    trees = 0 if normal.forest is None else len(normal.forest.trees)
+    progress(f"normalised: {normal.kind}, {trees} trees" + (f"; {normal.unmodelled}" if normal.unmodelled else ""))
+    limits = _limits(normal, schema, rows)
+    oracle = Oracle(normal.native, _asked(normal, schema, rows, limits))
+    progress(f"asked {normal.native.library} {normal.native.version} for {oracle.count:,} awkward rows")
 
-
-def _engines(forest: Forest, files: dict[str, bytes]) -> dict[str, Engine]:
-    """Every backend that can be proved here. Where the kernel is absent its file is left out: what isn't proved isn't sold."""
-    engines = {}
-    for name, file in FILES.items():
-        if name == "treelite" and not kernel.available():
-            del files[file]
+    files: dict[str, bytes] = {}
+    backends, scorers, refused = {}, {}, {}
+    made = candidates(normal, rows, native_target=native_target, progress=progress)
+    for candidate in made.sound:
+        try:
+            scorer = Scorer(candidate.engine, normal.program, normal.link)
+            parity = prove(candidate.name, scorer, oracle, candidate.promise)
+        except ParityFailed as failed:
+            refused[candidate.name] = str(failed)
+            progress(f"refused {failed}"[:400])
             continue
-        engines[str(name)] = engine_of(name, files[file], library=forest.library, sigmoid=forest.sigmoid)
-    return engines
+        files[candidate.file] = candidate.data
+        backends[candidate.name] = Backend(candidate.file, parity)
+        scorers[candidate.name] = scorer
+        progress(f"proved {candidate.name}: {oracle.count:,} rows, 0 differ from {normal.native.library}")
+    refused |= made.refused
+    if not backends:
+        raise _nothing_left(normal, refused)
+    if made.checkpoint is not None:
+        files["model.treelite"] = made.checkpoint
+    cross = cross_checks(normal, made.checkpoint, oracle)
+    for tool, finding in cross.items():
+        progress(f"cross-check, {tool}: {finding}")
+    files[bundle.PROBE] = _probe(oracle)
+    manifest = _manifest(normal, schema, scorers, backends, refused, cross, classes)
+    manifest = _stamped(manifest, name=name, version=version, threshold=threshold, lineage=lineage)
+    return Proven(manifest, files, scorers)
 
 
-def _treelite_checkpoint(model: Any) -> bytes:
-    import treelite
+def told(measured: Measured) -> str:
+    return ", ".join(f"{name} {us['1']:g} µs a row ({us['32'] / 32:.1f} of 32)" for name, us in measured.us.items())
 
-    booster = native_booster(model)
-    if type(booster).__module__.startswith("lightgbm"):
-        loaded = treelite.frontend.from_lightgbm(booster)
+
+def _limits(normal: Normal, schema: FeatureSchema, rows: Matrix) -> Limits:
+    """What the trained model answers at all. Raises ModelRefused where the schema lets through a missing value that it does
+    not: the server would answer where the model would not."""
+    native, ordinary = normal.native, rows[:1]
+    wide = schema.width
+    if native.accepts(np.full_like(ordinary, np.nan)):
+        missing = frozenset(range(wide))
     else:
-        loaded = treelite.frontend.from_xgboost(booster)
-    return bytes(loaded.serialize_bytes())
+        missing = frozenset(j for j in range(wide) if native.accepts(_with(ordinary, j, np.nan)))
+    for j, feature in enumerate(schema.features):
+        if j not in missing and feature.missing == "nan":
+            raise ModelRefused(
+                f"{feature.name}: {normal.kind} refuses a missing value here; the schema must have missing "
+                '= "refuse" or a number'
+            )
+    numbers = [j for j, feature in enumerate(schema.features) if feature.kind == "number"]
+    return Limits(
+        missing=missing,
+        largest=next((most for most in MAGNITUDES if native.accepts(_with_both(ordinary, numbers, most))), 1e6),
+        codes_only=normal.by_name,
+        booleans=frozenset(
+            j
+            for j, f in enumerate(schema.features)
+            if f.kind == "boolean" and normal.by_name and normal.program is not None
+        ),
+    )
 
 
-def _gtil(checkpoint: bytes, native: NativeModel, rows: dict[str, Matrix]) -> str:
-    """What Treelite's reference interpreter answers from the checkpoint, beside the native library."""
-    import treelite
-
-    model = treelite.Model.deserialize_bytes(checkpoint)
-    dtype = np.float32 if native.library == "xgboost" else np.float64
-    worst, far, asked = 0.0, 0, 0
-    for block in rows.values():
-        with np.errstate(over="ignore"):
-            answers = treelite.gtil.predict(model, block.astype(dtype), nthread=1)
-        apart = np.abs(np.asarray(answers, dtype=np.float64).reshape(len(block), -1)[:, -1] - native.score(block)[:, 0])
-        worst, far, asked = max(worst, float(apart.max())), far + int((apart > 1e-6).sum()), asked + len(block)
-    return f"{far} of {asked} rows more than 1e-6 off, at most {worst:.2g}"
+def _with(row: Matrix, columns: int | list[int], value: float) -> Matrix:
+    changed = row.copy()
+    changed[:, columns] = value
+    return changed
 
 
-def _probe(native: NativeModel, asked: dict[str, Matrix]) -> bytes:
-    """Some rows of every kind, evenly spaced, with the native answers. NumPy writes archives with fixed dates."""
-    share = -(-PROBE_ROWS // len(asked))
-    picked = [block[np.linspace(0, len(block) - 1, min(share, len(block))).astype(int)] for block in asked.values()]
-    rows = np.concatenate(picked)
-    out = io.BytesIO()
-    np.savez(out, rows=rows, margins=native.margin(rows), scores=native.score(rows))
-    return out.getvalue()
+def _with_both(row: Matrix, columns: list[int], value: float) -> Matrix:
+    return np.concatenate([_with(row, columns, value), _with(row, columns, -value)])
 
 
-def _measure(engines: dict[str, Engine], rows: Matrix) -> Measured:
-    """Interleaved, over distinct rows: a repeated row would flatter trees. µs of one call with 1 and with 64 rows."""
-    best: dict[str, dict[str, float]] = {name: {} for name in engines}
-    for count in (1, 64):
-        buffer, scores = np.zeros((count, rows.shape[1])), np.zeros((count, 1))
-        runs = {name: engine.bound(buffer, scores, 5.0) for name, engine in engines.items()}
-        samples: dict[str, list[float]] = {name: [] for name in engines}
-        for trial in range(200 if count == 1 else 20):
-            buffer[:] = np.take(rows, range(trial * count, (trial + 1) * count), axis=0, mode="wrap")
-            for name, run in runs.items():
-                began = perf_counter_ns()
-                run(count)
-                samples[name].append((perf_counter_ns() - began) / 1000)
-        for name, taken in samples.items():
-            best[name][str(count)] = round(float(np.median(taken)), 2)
-    chosen = min(best, key=lambda name: best[name]["1"])
-    return Measured(chosen, best, f"{platform.machine()} {platform.system()}")
+def _asked(normal: Normal, schema: FeatureSchema, rows: Matrix, limits: Limits) -> dict[str, Matrix]:
+    forest = normal.forest
+    largest = 0
+    if forest is not None:
+        sets = (members.categories for tree in forest.trees for members in tree.members.values())
+        largest = max((max(categories, default=0) for categories in sets), default=0)
+    thresholds = forest.thresholds() if forest is not None else inner_thresholds(normal.final)
+    return awkward_rows(schema, thresholds, largest, normal.program, rows, limits)
 
 
-def _told(measured: Measured) -> str:
-    return ", ".join(f"{name} {us['1']:g} µs a row ({us['64'] / 64:.1f} of 64)" for name, us in measured.us.items())
+def _nothing_left(normal: Normal, refused: Mapping[str, str]) -> ModelRefused | ParityFailed:
+    reasons = "; ".join(f"{backend}: {reason}" for backend, reason in refused.items())
+    if normal.unmodelled:
+        return ModelRefused(f"{normal.unmodelled}; {reasons}")
+    return ParityFailed(f"no backend answers as the trained model does: {reasons}")
+
+
+def _probe(oracle: Oracle) -> bytes:
+    """Some rows of every kind, evenly spaced, with the native answers."""
+    share = -(-PROBE_ROWS // len(oracle.rows))
+    picked = {
+        kind: np.linspace(0, len(rows) - 1, min(share, len(rows))).astype(int) for kind, rows in oracle.rows.items()
+    }
+
+    def taken(answers: Mapping[str, Matrix]) -> Matrix:
+        return np.concatenate([answers[kind][places] for kind, places in picked.items()])
+
+    scores = taken(oracle.scores)
+    known = {kind: margins for kind, margins in oracle.margins.items() if margins is not None}
+    margins = taken(known) if known else np.empty((len(scores), 0))
+    return probe.encode(probe.Probe(taken(oracle.rows), margins, scores))
+
+
+def _manifest(
+    normal: Normal,
+    schema: FeatureSchema,
+    scorers: Mapping[str, Scorer],
+    backends: dict[str, Backend],
+    refused: dict[str, str],
+    cross: dict[str, str],
+    classes: Sequence[str] | None,
+) -> Manifest:
+    scorer = next(iter(scorers.values()))
+    labels = _labels(normal, scorer.outputs, classes)
+    trees = 0 if normal.forest is None else len(normal.forest.trees)
+    native = normal.native
+    return Manifest(
+        format=bundle.FORMAT,
+        model="",
+        version="",
+        task=normal.task,
+        outputs=_outputs(normal, scorer.outputs, labels),
+        classes=labels,
+        threshold=0.5,
+        schema=schema,
+        program=normal.program,
+        margins=scorer.engine.outputs,
+        link=normal.link,
+        native=Native(native.library, native.version, normal.kind, trees, native.answers_labels),
+        backends=backends,
+        refused_backends=refused,
+        cross_checks=cross,
+        toolchain={tool: version_of(tool) for tool in TOOLS},
+        lineage={},
+        files={},
+    )
+
+
+def _stamped(
+    manifest: Manifest, *, name: str, version: str, threshold: float, lineage: Mapping[str, str] | None
+) -> Manifest:
+    import msgspec
+
+    return msgspec.structs.replace(
+        manifest, model=name, version=version, threshold=threshold, lineage=dict(lineage or {})
+    )
+
+
+def _labels(normal: Normal, outputs: int, given: Sequence[str] | None) -> tuple[str, ...]:
+    if normal.task not in ("binary", "multiclass"):
+        return ()
+    needed = max(2, outputs)
+    labels = tuple(given) if given is not None else normal.classes or tuple(map(str, range(needed)))
+    if len(labels) != needed or len(set(labels)) != needed:
+        raise ModelRefused(f"classes: {needed} different labels are needed, got {', '.join(labels) or 'none'}")
+    return labels
+
+
+def _outputs(normal: Normal, outputs: int, labels: tuple[str, ...]) -> tuple[str, ...]:
+    if normal.task == "binary":
+        return ("probability",)
+    if normal.task == "multiclass":
+        return labels
+    return ("value",) if outputs == 1 else tuple(f"value_{k}" for k in range(outputs))

@@ -23,6 +23,9 @@ def compile_model(
     store: Annotated[Path, typer.Option(envvar="COPPICE_STORE", help="release store to publish the bundle to")] = Path(
         "var/releases"
     ),
+    key: Annotated[
+        str | None, typer.Option(envvar="COPPICE_SIGNING_KEY", help="sign the bundle: a private key's name or file")
+    ] = None,
 ) -> None:
     """Compile a registered model to ONNX and Treelite, prove it equal to the original, and publish the bundle.
 
@@ -33,10 +36,15 @@ def compile_model(
     \b
         coppice compile churn@champion
         coppice compile churn@3 --store /mnt/releases
+        coppice compile churn@3 --key release-2026           # `coppice keys new release-2026` made it
     """
+    from compile import keys, signing
     from compile.build import build_bundle
     from training.registry import download
 
+    signs = keys.private_key(key) if key else None
+    if signs:
+        keys.public_half(signs)  # a key that can't sign is refused now, not after the proof
     began = perf_counter()
 
     def progress(text: str) -> None:
@@ -61,6 +69,8 @@ def compile_model(
         )
         digest = publish(built, store)
     progress(f"published to {locate(store, digest)}")
+    if signs:
+        progress(f"signed by {signing.sign(locate(store, digest), signs)}")
     typer.echo(digest)
 
 

@@ -1,14 +1,21 @@
-"""The oracle: the native library's own answers on encoded rows. Everything compiled is held against these."""
+"""The oracle: the trained model itself, asked through its own library with the original rows.
+
+What is compiled is held against these answers and nothing else - not against our own form of the model. Rows arrive
+encoded by the schema and are turned back into what the model was trained on: the matrix, or a frame with category names.
+"""
 
 from __future__ import annotations
 
+import importlib
+import json
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from compile.forest import native_booster
 from training.features import FeatureSchema
 
 Matrix = npt.NDArray[np.float64]
@@ -16,39 +23,117 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class NativeModel:
-    """An XGBoost or LightGBM booster behind two calls; rows are float64 (n, width), answers float64 (n, 1)."""
+    """Rows are float64 (n, width) encoded by the schema; answers float64.
+
+    `answers_labels`: the library answers the number of the predicted class, not scores (XGBoost's multi:softmax).
+    """
 
     library: str
     version: str
-    booster: Any
-    feature_types: tuple[str, ...]
+    answers_labels: bool
+    original: Callable[[Matrix], Any]
+    margins: Callable[[Any], Any] | None
+    scores: Callable[[Any], Any]
 
-    @classmethod
-    def of(cls, model: Any, schema: FeatureSchema) -> NativeModel:
-        import importlib
-
-        library = type(model).__module__.split(".")[0]
-        version = importlib.import_module(library).__version__
-        kinds = tuple("c" if feature.kind == "category" else "q" for feature in schema.features)
-        return cls(library, version, native_booster(model), kinds)
-
-    def margin(self, rows: Matrix) -> Matrix:
-        return self._predict(rows, margin=True)
+    def margin(self, rows: Matrix) -> Matrix | None:
+        """Raw scores (n, groups), or None where the library has none. Raises the library's own refusal of a row."""
+        return None if self.margins is None else _ask(self.margins, self.original(rows))
 
     def score(self, rows: Matrix) -> Matrix:
-        return self._predict(rows, margin=False)
+        """(n, k): positive-class probability, class probabilities or values. Raises the library's refusal of a row."""
+        return _ask(self.scores, self.original(rows))
 
-    def _predict(self, rows: Matrix, *, margin: bool) -> Matrix:
-        if self.library == "lightgbm":
-            answers = self.booster.predict(rows, raw_score=margin, num_threads=1)
-        else:
-            answers = self.booster.predict(self._dmatrix(rows), output_margin=margin)
-        return np.asarray(answers, dtype=np.float64).reshape(len(rows), 1)
+    def accepts(self, rows: Matrix) -> bool:
+        """Whether the model answers these rows at all."""
+        try:
+            self.score(rows)
+        except Exception:  # each library refuses in words of its own
+            return False
+        return True
 
-    def _dmatrix(self, rows: Matrix) -> Any:
-        import xgboost
 
-        types = list(self.booster.feature_types or self.feature_types)
-        return xgboost.DMatrix(
-            rows, feature_names=self.booster.feature_names, feature_types=types, enable_categorical=True
+def native_model(model: Any, final: Any, original: Callable[[Matrix], Any]) -> NativeModel:
+    """`model` as it was trained; `final`: the estimator at its end, which says how a raw score is asked for."""
+    library = type(final).__module__.split(".")[0]
+    margins, scores = _asked(model, final, library)
+    labels = library == "xgboost" and hasattr(model, "inplace_predict") and _objective(model) == "multi:softmax"
+    return NativeModel(library, importlib.import_module(library).__version__, labels, original, margins, scores)
+
+
+def as_matrix(rows: Matrix) -> Matrix:
+    return rows
+
+
+def as_frame(schema: FeatureSchema, names: list[str], places: list[int]) -> Callable[[Matrix], Any]:
+    """Encoded rows as the frame a model with these columns was trained on: category columns hold category names."""
+    import pandas as pd
+
+    def frame(rows: Matrix) -> Any:
+        columns: dict[str, Any] = {}
+        for name, place in zip(names, places, strict=True):
+            feature = schema.features[place]
+            if feature.kind != "category":
+                columns[name] = pd.Series(rows[:, place])
+                continue
+            codes = np.where(np.isnan(rows[:, place]), -1, rows[:, place]).astype(int)
+            known = list(feature.categories)
+            if (codes >= len(known)).any():
+                known.append("<other>")
+            columns[name] = pd.Series(pd.Categorical.from_codes(codes.tolist(), pd.Index(known)))
+        return pd.DataFrame(columns)
+
+    return frame
+
+
+def _ask(call: Callable[[Any], Any], rows: Any) -> Matrix:
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # about names of columns that a matrix has not
+        answers = np.asarray(call(rows), dtype=np.float64)
+    return answers.reshape(len(rows), -1)
+
+
+def _asked(model: Any, final: Any, library: str) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]:
+    """(raw scores, scores) as calls on original rows."""
+    if hasattr(model, "inplace_predict"):
+        return _booster_calls(model)
+    if hasattr(model, "model_to_string"):
+        return (
+            lambda rows: model.predict(rows, raw_score=True, num_threads=1),
+            lambda rows: model.predict(rows, num_threads=1),
         )
+    margins: Callable[[Any], Any] | None = None
+    if library == "xgboost":
+        margins = lambda rows: model.predict(rows, output_margin=True)  # noqa: E731
+    elif library == "lightgbm":
+        margins = lambda rows: model.predict(rows, raw_score=True)  # noqa: E731
+    elif "GradientBoosting" in type(final).__name__ and hasattr(final, "classes_"):
+        margins = model.decision_function
+    return margins, _sklearn_scores(model, final)
+
+
+def _booster_calls(booster: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """In place, since a DMatrix refuses infinite numbers; but for DART, which answers otherwise in place."""
+    if json.loads(booster.save_config())["learner"]["gradient_booster"]["name"] != "dart":
+        return lambda rows: booster.inplace_predict(rows, predict_type="margin"), booster.inplace_predict
+    import xgboost
+
+    def data(rows: Any) -> Any:
+        named = {} if hasattr(rows, "columns") else {
+            "feature_names": booster.feature_names, "feature_types": booster.feature_types
+        }  # fmt: skip
+        return xgboost.DMatrix(rows, enable_categorical=True, **named)
+
+    return lambda rows: booster.predict(data(rows), output_margin=True), lambda rows: booster.predict(data(rows))
+
+
+def _sklearn_scores(model: Any, final: Any) -> Callable[[Any], Any]:
+    if hasattr(final, "predict_proba") and hasattr(final, "classes_"):
+        binary = len(final.classes_) == 2
+        return lambda rows: model.predict_proba(rows)[:, 1:] if binary else model.predict_proba(rows)
+    if type(final).__name__ == "IsolationForest":
+        return lambda rows: model.decision_function(rows)  # noqa: PLW0108  # what it is is not known
+    return lambda rows: model.predict(rows)  # noqa: PLW0108
+
+
+def _objective(booster: Any) -> str:
+    return str(json.loads(booster.save_config())["learner"]["objective"]["name"])

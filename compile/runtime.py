@@ -6,25 +6,24 @@ thread-safe; its lane is the only caller.
 
 from __future__ import annotations
 
-import io
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from compile import kernel
-from compile.bundle import PROBE, BackendName, Manifest, measured, read
+from compile import kernel, links, probe
+from compile.bundle import MANIFEST, PROBE, Manifest, Promise, load, measured, read
+from compile.engines import Engine, EngineUnavailable, engine_of
 from compile.errors import BundleRefused
-from compile.forest import ZERO_SNAP
+from compile.library_engine import NativeLibrary
+from compile.links import Link, OpenLink
+from compile.parity import TOLERANCE, apart
+from compile.program import OpenProgram, Program, pack, run
 
 Matrix = npt.NDArray[np.float64]
-
-SCORE_TOLERANCE = 1e-6  # the native libraries apply the link in float32 (XGBoost); margins have none
-FILES: dict[BackendName, str] = {"treelite": "model.flat", "onnx": "model.onnx"}
 
 
 class Predictor(Protocol):
@@ -40,28 +39,25 @@ class Predictor(Protocol):
     def width(self) -> int: ...
 
     @property
+    def outputs(self) -> int:
+        """Scores of a row."""
+
+    @property
     def probe_rows(self) -> Matrix:
         """Distinct awkward rows, (n, width) float64, n >= 1."""
 
     def margin(self, rows: Matrix) -> Matrix:
-        """`rows` is float64 (n, width); raw scores, float64 (n, 1). Raises ValueError for another shape or dtype."""
+        """`rows` is float64 (n, width); raw scores, float64 (n, margins). Raises ValueError for another shape or dtype."""
 
     def score(self, rows: Matrix) -> Matrix:
-        """Positive-class probabilities, float64 (n, 1), which the caller owns."""
+        """float64 (n, outputs), which the caller owns: positive-class probability, class probabilities, or values."""
 
     def bound(self, rows: Matrix, scores: Matrix) -> Callable[[int], None]:
         """run(n): score rows[:n] into scores[:n], as `score` would, bit for bit and for any n.
 
-        `rows` (max, width) and `scores` (max, 1) are the caller's, C-contiguous float64; their addresses are taken once.
+        `rows` (max, width) and `scores` (max, outputs) are the caller's, C-contiguous float64; their addresses are
+        taken once.
         """
-
-
-class Engine(Protocol):
-    """What a backend brings: margins, and the bound call."""
-
-    def margin(self, rows: Matrix) -> Matrix: ...
-
-    def bound(self, rows: Matrix, scores: Matrix, row_us: float) -> Callable[[int], None]: ...
 
 
 def open_predictor(path: str | Path, backend: str | None = None) -> Predictor:
@@ -78,45 +74,134 @@ def open_predictor(path: str | Path, backend: str | None = None) -> Predictor:
     unavailable = []
     for name in names:
         try:
-            return _Opened(path, manifest, name, _engine(path, manifest, name))
-        except (kernel.KernelUnavailable, ImportError) as reason:
+            return _Opened(path, manifest, name)
+        except EngineUnavailable as reason:
             unavailable.append(f"{name}: {reason}")
     raise BundleRefused(f"{path}: no backend runs here ({'; '.join(unavailable)})")
 
 
+class Scorer:
+    """Program, engine and link as one: encoded rows in, scores out. What the gate proves and what `_Opened` serves."""
+
+    def __init__(self, engine: Engine, program: Program | None, link: Link) -> None:
+        """Raises ValueError where the parts do not fit each other."""
+        self.width = engine.width if program is None else program.inputs
+        if program is not None and program.width != engine.width:
+            raise ValueError(f"takes {engine.width} columns, the program makes {program.width}")
+        self.engine = engine
+        self.outputs = links.width(link, engine.outputs)
+        self._program, self._link = program, link
+        fast = kernel.available()
+        self._open_program = OpenProgram(pack(program)) if fast and program is not None else None
+        self._open_link = OpenLink(links.pack(link, engine.outputs)) if fast else None
+
+    def margin(self, rows: Matrix) -> Matrix:
+        return self.engine.margin(self._columns(rows))
+
+    def linked(self, margins: Matrix) -> Matrix:
+        return links.apply(self._link, margins) if self._open_link is None else self._open_link.apply(margins)
+
+    def bound(self, rows: Matrix, scores: Matrix, row_us: float) -> Callable[[int], None]:
+        if isinstance(self.engine, kernel.FlatForest) and self._open_link is not None:
+            return self._planned(self.engine, self._open_link, rows, scores, row_us)
+
+        if isinstance(self.engine, NativeLibrary):
+            return self._parted(self.engine, rows, scores, row_us)
+
+        def run_parts(count: int) -> None:
+            scores[:count] = self.linked(self.margin(rows[:count]))
+
+        return run_parts
+
+    def _parted(self, library: NativeLibrary, rows: Matrix, scores: Matrix, row_us: float) -> Callable[[int], None]:
+        columns = rows if self._program is None else np.empty((len(rows), library.width))
+        margins = np.empty((len(rows), library.outputs))
+        run_library = library.bound(columns, margins, row_us)
+
+        def run_parts(count: int) -> None:
+            if columns is not rows:
+                columns[:count] = self._columns(rows[:count])
+            run_library(count)
+            scores[:count] = self.linked(margins[:count])
+
+        return run_parts
+
+    def _planned(
+        self, forest: kernel.FlatForest, link: OpenLink, rows: Matrix, scores: Matrix, row_us: float
+    ) -> Callable[[int], None]:
+        columns = None if self._open_program is None else np.empty((len(rows), forest.width))
+        program = None if self._open_program is None else self._open_program.handle
+        plan = kernel.Plan(forest, program, link.handle, columns, rows, scores, keep=(self._open_program, link))
+        return plan.caller(row_us)
+
+    def _columns(self, rows: Matrix) -> Matrix:
+        if self._program is None:
+            return rows
+        return run(self._program, rows) if self._open_program is None else self._open_program.run(rows)
+
+
 class _Opened:
-    def __init__(self, path: Path, manifest: Manifest, backend: str, engine: Engine) -> None:
+    def __init__(self, path: Path, manifest: Manifest, backend: str) -> None:
+        """Raises EngineUnavailable where the backend can't run on this machine, else BundleRefused."""
         self.manifest = manifest
         self.backend = backend
         self.width = manifest.schema.width
-        self._engine = engine
-        self._sigmoid = manifest.link.sigmoid
-        self.probe_rows, margins, scores = _probe(path / PROBE, self.width)
+        self.outputs = len(manifest.outputs)
+        self._file = path / manifest.backends[backend].file
+        self._scorer = _scorer(path, manifest, backend)
+        known = probe.decode(load(path, manifest, PROBE), path / PROBE, self.width)
+        self.probe_rows = known.rows
         began = perf_counter()
-        self._prove(path, margins, scores)
-        self._row_us = 1e6 * (perf_counter() - began) / max(1, 2 * len(margins))
+        self._prove(path, known)
+        self._row_us = 1e6 * (perf_counter() - began) / max(1, 2 * len(known.rows))
 
     def margin(self, rows: Matrix) -> Matrix:
-        return self._engine.margin(self._checked(rows))
+        return self._scorer.margin(self._checked(rows))
 
     def score(self, rows: Matrix) -> Matrix:
-        return kernel.logistic(self.margin(rows), self._sigmoid)
+        return self._scorer.linked(self.margin(rows))
 
     def bound(self, rows: Matrix, scores: Matrix) -> Callable[[int], None]:
-        if not (self._checked(rows) is rows and scores.flags.c_contiguous and scores.shape == (len(rows), 1)):
-            raise ValueError("rows and scores must be C-contiguous float64 of shapes (max, width) and (max, 1)")
-        return self._engine.bound(rows, scores, self._row_us)
+        if not (
+            self._checked(rows) is rows and scores.flags.c_contiguous and scores.shape == (len(rows), self.outputs)
+        ):
+            raise ValueError("rows and scores must be C-contiguous float64 of shapes (max, width) and (max, outputs)")
+        return self._scorer.bound(rows, scores, self._row_us)
 
-    def _prove(self, path: Path, margins: Matrix, scores: Matrix) -> None:
-        got = self.margin(self.probe_rows)
-        differing = np.flatnonzero(got != margins)
-        if len(differing):
+    def _prove(self, path: Path, known: probe.Probe) -> None:
+        """Warms the bound call as well, and holds it to the same scores."""
+        bound = np.empty((len(known.rows), self.outputs))
+        try:
+            margins = self.margin(known.rows)
+            scores = self._scorer.linked(margins)
+            self._scorer.bound(known.rows, bound, 1.0)(len(bound))
+        except Exception as failure:  # ONNX Runtime's have no base of their own; a hostile graph can raise any of them
+            raise BundleRefused(f"{self._file}: can't score the probe: {first_line(failure)}") from None
+        if margins.shape[1] != self.manifest.margins or known.margins.shape[1] not in (0, margins.shape[1]):
             raise BundleRefused(
-                f"{path / PROBE}: {self.backend} answers row {differing[0]} with margin {got[differing[0], 0]!r}, the "
-                f"trained model answered {margins[differing[0], 0]!r}"
+                f"{self._file}: answers {margins.shape[1]} margins, the probe has {known.margins.shape[1]}"
             )
-        if not (np.abs(self.score(self.probe_rows) - scores) <= SCORE_TOLERANCE).all():
-            raise BundleRefused(f"{path / PROBE}: {self.backend} answers other probabilities than the trained model")
+        if known.margins.shape[1]:
+            self._refuse_other(
+                path, "margins", margins, known.margins, self.manifest.backends[self.backend].parity.promise
+            )
+        if self.manifest.native.answers_labels:
+            scores = links.predicted_class(scores)[:, None].astype(np.float64)
+        if scores.shape != known.scores.shape:
+            raise BundleRefused(
+                f"{self._file}: answers {scores.shape[1]} scores, the probe has {known.scores.shape[1]}"
+            )
+        self._refuse_other(path, "scores", scores, known.scores, "1e-6")
+        if not np.array_equal(bound, self._scorer.linked(margins), equal_nan=True):
+            raise BundleRefused(f"{self._file}: a bound call answers other scores")
+
+    def _refuse_other(self, path: Path, what: str, ours: Matrix, theirs: Matrix, promise: Promise) -> None:
+        bad = np.flatnonzero((apart(ours, theirs) > TOLERANCE[promise]).any(axis=1))
+        if len(bad):
+            raise BundleRefused(
+                f"{path / PROBE}: {self.backend} answers row {bad[0]} with {what} {ours[bad[0]].tolist()}, the trained "
+                f"model answered {theirs[bad[0]].tolist()}"
+            )
 
     def _checked(self, rows: Matrix) -> Matrix:
         if rows.ndim != 2 or rows.shape[1] != self.width or rows.dtype != np.float64:
@@ -124,50 +209,24 @@ class _Opened:
         return rows if rows.flags.c_contiguous else np.ascontiguousarray(rows)
 
 
-class OnnxEngine:
-    """ONNX Runtime on one thread; rows are cast once to what the model compares."""
-
-    def __init__(self, model: bytes, *, library: str, sigmoid: float) -> None:
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # must be set before the import, which would report it
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._run: Callable[[Sequence[str] | None, dict[str, Any]], list[Any]] = session.run
-        self._dtype = np.float32 if library == "xgboost" else np.float64
-        self._snap = library == "lightgbm"
-        self._sigmoid = sigmoid
-
-    def margin(self, rows: Matrix) -> Matrix:
-        if not len(rows):
-            return np.empty((0, 1))
-        with np.errstate(over="ignore"):  # beyond float32 a number is infinite, to the native library as well
-            cast = rows.astype(self._dtype)
-        if self._snap:
-            cast[np.abs(cast) <= ZERO_SNAP] = 0.0
-        return np.asarray(self._run(None, {"rows": cast})[0], dtype=np.float64)
-
-    def bound(self, rows: Matrix, scores: Matrix, row_us: float) -> Callable[[int], None]:  # noqa: ARG002
-        def run(count: int) -> None:
-            scores[:count] = kernel.logistic(self.margin(rows[:count]), self._sigmoid)
-
-        return run
+def first_line(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {(str(failure).strip() or 'no reason given').splitlines()[0][:200]}"
 
 
-def engine_of(name: str, data: bytes, *, library: str, sigmoid: float) -> Engine:
-    """The backend's engine over its file's content: what the gate proves is what `open_predictor` opens."""
-    if name == "treelite":
-        return kernel.FlatForest(data)
-    return OnnxEngine(data, library=library, sigmoid=sigmoid)
-
-
-def _engine(path: Path, manifest: Manifest, name: str) -> Engine:
-    file = path / manifest.backends[name].file
+def _scorer(path: Path, manifest: Manifest, name: str) -> Scorer:
+    file = manifest.backends[name].file
+    data = load(path, manifest, file)
     try:
-        return engine_of(name, file.read_bytes(), library=manifest.native.library, sigmoid=manifest.link.sigmoid)
-    except ValueError as unsound:
-        raise BundleRefused(f"{file}: {unsound}") from None
+        scorer = Scorer(engine_of(name, data, path / file), manifest.program, manifest.link)
+    except (EngineUnavailable, BundleRefused):
+        raise
+    except Exception as unsound:  # as in _prove
+        raise BundleRefused(f"{path / file}: {first_line(unsound)}") from None
+    if scorer.width != manifest.schema.width:  # the kernel reads rows by its own width: more would be others' memory
+        raise BundleRefused(f"{path / file}: takes {scorer.width} features, the schema has {manifest.schema.width}")
+    if scorer.outputs != len(manifest.outputs):
+        raise BundleRefused(f"{path / file}: {scorer.outputs} scores; {path / MANIFEST} names {len(manifest.outputs)}")
+    return scorer
 
 
 def _preferred(path: Path, manifest: Manifest) -> list[str]:
@@ -176,14 +235,3 @@ def _preferred(path: Path, manifest: Manifest) -> list[str]:
     if chosen is not None and chosen.chosen in names:
         names.sort(key=lambda name: name != chosen.chosen)
     return names
-
-
-def _probe(path: Path, width: int) -> tuple[Matrix, Matrix, Matrix]:
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as probe:
-            rows, margins, scores = probe["rows"], probe["margins"], probe["scores"]
-    except (OSError, ValueError, KeyError) as broken:
-        raise BundleRefused(f"{path}: {broken}") from None
-    if rows.shape != (len(rows), width) or not len(rows) or margins.shape != scores.shape or len(margins) != len(rows):
-        raise BundleRefused(f"{path}: the probe does not fit the schema's {width} features")
-    return np.ascontiguousarray(rows), margins, scores

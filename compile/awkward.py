@@ -1,0 +1,225 @@
+"""Rows chosen to tell a wrong model from a right one.
+
+Agreement on random rows proves little: converters that are wrong on every split threshold agree to 1e-7 on those. So the
+gate asks at each threshold and one ulp to either side (in float32 and in float64), at missing values everywhere and one at
+a time, at every category, the unseen code and beyond, at zeros, infinities and the smallest and largest magnitudes; then
+on the holdout's own rows and on random ones.
+
+Rows are encoded by the schema. What the trained model refuses to answer is not asked (`Limits`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from compile.program import Add, Column, Divide, Multiply, Program, Sentinel, Subtract, Table
+from training.features import Feature, FeatureSchema
+
+Matrix = npt.NDArray[np.float64]
+
+MAX_HOLDOUT = 20_000
+MAX_THRESHOLDS = 60_000  # distinct ones; beyond that a seeded sample, which the report counts
+RANDOM_ROWS = 4_000
+TINY = (0.0, -0.0, 1e-35, -1e-35, float(np.float32(1e-35)), 1.0000001e-35, 1e-36, -1e-40, 5e-324)
+LARGE = (1e30, -1e30, 3.0e38, -3.0e38, 1e300, -1e300, np.inf, -np.inf)  # the last four are infinite as a float32
+MAGNITUDES = (np.inf, 1.7e308, 3.4028234e38, 1e37, 1e30, 1e15)  # of which the largest that is answered is looked for
+# doubles that a reader of their low half alone takes for a missing value's mark
+LOW_BITS = tuple(
+    np.array([0x3FF00000FFFFFFFF, 0xC0240000FFFFFFFF, 0x00000000FFFFFFFF], dtype=np.uint64).view(np.float64).tolist()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the trained model answers at all, and what its rows can hold.
+
+    missing: features that may be NaN. largest: of a number's magnitudes, infinity where that is answered. codes_only: a
+    category is one of the schema's codes or missing, because the model was trained on their names; otherwise any number
+    is asked. booleans: features that are 0 or 1 alone.
+    """
+
+    missing: frozenset[int]
+    largest: float
+    codes_only: bool
+    booleans: frozenset[int]
+
+
+def awkward_rows(
+    schema: FeatureSchema,
+    thresholds: Sequence[tuple[int, float]],
+    largest_category: int,
+    program: Program | None,
+    holdout: Matrix,
+    limits: Limits,
+    seed: int = 0,
+) -> dict[str, Matrix]:
+    """The rows to ask, by kind. `thresholds`: (column of the trees, value). `holdout`: float64 (n >= 1, width), encoded.
+
+    The same inputs give the same rows.
+    """
+    rng = np.random.default_rng(seed)
+    base = holdout[rng.permutation(len(holdout))[:MAX_HOLDOUT]]
+    makers = _Makers(schema, limits, base, rng)
+    kinds = {
+        "holdout": base,
+        "thresholds": makers.at(_around(thresholds, program, rng)),
+        "missing": makers.missing(),
+        "categories": makers.at(_categories(schema, limits, largest_category, rng)),
+        "magnitudes": makers.at(_magnitudes(schema, limits, program)),
+        "random": makers.random(),
+    }
+    return {kind: np.ascontiguousarray(rows) for kind, rows in kinds.items() if len(rows)}
+
+
+def _around(
+    thresholds: Sequence[tuple[int, float]], program: Program | None, rng: np.random.Generator
+) -> list[tuple[int, float]]:
+    """(feature, value): each threshold, and one ulp of float32 and of float64 to either side."""
+    if len(thresholds) > MAX_THRESHOLDS:
+        thresholds = [thresholds[i] for i in sorted(rng.permutation(len(thresholds))[:MAX_THRESHOLDS].tolist())]
+    wanted = []
+    for column, threshold in thresholds:
+        feature, values = (column, [threshold]) if program is None else _before(program.columns[column], threshold)
+        around: set[float] = set()
+        for value in values:
+            with np.errstate(over="ignore"):
+                single = np.float32(value)
+            around |= {value, float(single)}
+            around |= {float(np.nextafter(single, np.float32(side))) for side in (-np.inf, np.inf)}
+            around |= {float(np.nextafter(value, side)) for side in (-np.inf, np.inf)}
+        wanted += [(feature, value) for value in sorted(around)]
+    return wanted
+
+
+def _before(column: Column, threshold: float) -> tuple[int, list[float]]:
+    """Inputs that the column's steps turn into the threshold or a near neighbour: its arithmetic undone, and some ulps."""
+    value = threshold
+    for step in reversed(column.steps):
+        if isinstance(step, Table):
+            return column.input, []  # every entry is asked anyway
+        with np.errstate(all="ignore"):
+            if isinstance(step, Subtract):
+                value = value + float(step.value)
+            elif isinstance(step, Add):
+                value = value - float(step.value)
+            elif isinstance(step, Divide):
+                value = value * float(step.value)
+            elif isinstance(step, Multiply):
+                value = float(np.float64(value) / np.float64(float(step.value)))
+    near = [value]
+    for side in (-np.inf, np.inf):
+        at = value
+        for _ in range(3):
+            at = float(np.nextafter(at, side))
+            near.append(at)
+    return column.input, [at for at in near if np.isfinite(at)]
+
+
+def _categories(
+    schema: FeatureSchema, limits: Limits, largest: int, rng: np.random.Generator
+) -> list[tuple[int, float]]:
+    """Each code that the encoder gives; where any number may come, also what lies at the edges of bitsets and beyond."""
+    wanted = []
+    for j, feature in enumerate(schema.features):
+        if feature.kind != "category":
+            continue
+        codes = {float(code) for code in range(_codes(feature))}
+        if len(codes) > 4096:
+            codes = set(rng.permutation(sorted(codes))[:4096].tolist())
+        if not limits.codes_only:
+            codes |= {float(largest + 1), 32.0 * (largest // 32 + 1), float(len(feature.categories)), 4095.0}
+            codes |= {
+                -1.0,
+                -0.5,
+                -3.5,
+                0.5,
+                1.5,
+                0.9999999999,
+                largest + 0.5,
+                2.0**24,
+                2.0**31,
+                2.0**32 + 1,
+                -(2.0**31),
+                1e10,
+            }
+        wanted += [(j, code) for code in sorted(codes) for _ in range(4)]
+    return wanted
+
+
+def _magnitudes(schema: FeatureSchema, limits: Limits, program: Program | None) -> list[tuple[int, float]]:
+    values = TINY + LARGE + LOW_BITS
+    numbers = [
+        j for j, feature in enumerate(schema.features) if feature.kind != "category" and j not in limits.booleans
+    ]
+    wanted = [(j, value) for value in values for j in numbers]
+    for column in () if program is None else program.columns:
+        for step in column.steps:
+            if isinstance(step, Sentinel) and column.input in numbers:
+                marked = float(step.value)
+                wanted += [
+                    (column.input, x) for x in (marked, np.nextafter(marked, np.inf), np.nextafter(marked, -np.inf))
+                ]
+    return wanted
+
+
+class _Makers:
+    def __init__(self, schema: FeatureSchema, limits: Limits, base: Matrix, rng: np.random.Generator) -> None:
+        self._schema, self._limits, self._base, self._rng = schema, limits, base, rng
+
+    def at(self, wanted: Sequence[tuple[int, float]]) -> Matrix:
+        """A row for each (feature, value), set into one of the base rows, where that value may be asked."""
+        wanted = [(feature, value) for feature, value in wanted if self._may_be(feature, value)]
+        rows = self._base[self._rng.integers(0, len(self._base), len(wanted))].copy()
+        for i, (feature, value) in enumerate(wanted):
+            rows[i, feature] = value
+        return rows
+
+    def missing(self) -> Matrix:
+        may = sorted(self._limits.missing)
+        if not may:
+            return self._base[:0]
+        everywhere = self._base[:1].copy()
+        everywhere[:, may] = np.nan
+        alone = self._base[self._rng.integers(0, len(self._base), 8 * len(may))].copy()
+        for i in range(len(alone)):
+            alone[i, may[i % len(may)]] = np.nan
+        scattered = self._base[self._rng.integers(0, len(self._base), 500)].copy()
+        self._scatter(scattered, 0.4)
+        return np.concatenate([everywhere, alone, scattered])
+
+    def random(self) -> Matrix:
+        """Uniform over a little more than the holdout's range, a tenth of it missing; codes for categories."""
+        rows = np.empty((RANDOM_ROWS, self._schema.width))
+        for j, feature in enumerate(self._schema.features):
+            if feature.kind == "category":
+                rows[:, j] = self._rng.integers(0, _codes(feature), RANDOM_ROWS)
+            elif j in self._limits.booleans:
+                rows[:, j] = self._rng.integers(0, 2, RANDOM_ROWS)
+            else:
+                known = self._base[np.isfinite(self._base[:, j]), j]
+                low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+                spread = max(high - low, 1e-6)
+                rows[:, j] = self._rng.uniform(low - 0.1 * spread, high + 0.1 * spread, RANDOM_ROWS)
+        self._scatter(rows, 0.1)
+        return rows
+
+    def _scatter(self, rows: Matrix, share: float) -> None:
+        may = np.array(sorted(self._limits.missing), dtype=int)
+        holes = self._rng.random((len(rows), len(may))) < share
+        rows[:, may] = np.where(holes, np.nan, rows[:, may])
+
+    def _may_be(self, feature: int, value: float) -> bool:
+        if feature in self._limits.booleans:
+            return value in (0.0, 1.0)
+        if self._schema.features[feature].kind == "category" and self._limits.codes_only:
+            return value in range(_codes(self._schema.features[feature]))
+        return abs(value) <= self._limits.largest
+
+
+def _codes(feature: Feature) -> int:
+    """How many codes the encoder gives: one more than there are categories where the unseen ones have their own."""
+    return len(feature.categories) + (feature.unseen == "other")
