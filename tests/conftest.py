@@ -42,6 +42,7 @@ settings.load_profile("full" if FULL else "everyday")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--page", type=Path, help="write the laws that were run, and how they went, to this file")
+    parser.addoption("--kinds", type=Path, help="write the table of model kinds to this file")
 
 
 @dataclass
@@ -119,6 +120,19 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
         folder / "store", {arm: path.name for arm, path in bundles.items()}, {"champion": 50, "challenger": 50}
     )
     return Release(folder / "store", bundles["champion"], bundles["challenger"], natives)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest bundle that has everything: 25 KB. Not to be changed: `hostile.copy` it."""
+    return build_bundle(
+        train_mixed("xgboost", trees=2),
+        MIXED,
+        mixed_rows(40, 1),
+        tmp_path_factory.mktemp("tiny"),
+        name="m",
+        version="1",
+    )
 
 
 @pytest.fixture

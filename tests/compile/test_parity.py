@@ -14,7 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compile import build_bundle, open_predictor
+from compile.build import prove_model
 from compile.errors import BundleRefused, ModelRefused, ParityFailed
+from compile.gate import Oracle, prove
+from compile.normalise import normalise
+from compile.runtime import Scorer
 
 TYPES = ["q", "q", "c", "c", "q", "q"]
 BACKENDS = ["treelite", "onnx"]
@@ -180,42 +184,35 @@ def test_the_same_inputs_give_the_same_digest(release: Release, tmp_path: Path) 
 def test_a_model_of_another_kind_is_refused_with_the_reason(tmp_path: Path) -> None:
     import xgboost
 
-    rows = mixed_rows(200)[:, [0, 1, 4, 5]]
-    model = xgboost.train({"objective": "reg:squarederror"}, xgboost.DMatrix(rows, np.arange(200.0)), 2)
-    with pytest.raises(ModelRefused, match="objective"):
-        build_bundle(model, MIXED, mixed_rows(10), tmp_path, name="m", version="1")
-    with pytest.raises(ModelRefused, match="features"):
-        build_bundle(
-            xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(rows, np.arange(200) % 2), 2),
-            MIXED,
-            mixed_rows(10),
-            tmp_path,
-            name="m",
-            version="1",
-        )
+    rows = mixed_rows(200)
+    linear = xgboost.train(
+        {"objective": "reg:squarederror", "booster": "gblinear"},
+        xgboost.DMatrix(np.nan_to_num(rows), np.arange(200.0)),
+        2,
+    )
+    narrow = xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(rows[:, :4], np.arange(200) % 2), 2)
+    for model, reason in ((linear, "gblinear"), (narrow, "4 features"), (object(), "no tree model")):
+        with pytest.raises(ModelRefused, match=reason):
+            build_bundle(model, MIXED, mixed_rows(10), tmp_path, name="m", version="1")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_backend_that_is_wrong_on_one_row_makes_no_bundle(release: Release) -> None:
-    from compile.forest import normalise
-    from compile.gate import awkward_rows, prove
-    from compile.native import NativeModel
+def test_a_backend_that_is_wrong_on_one_row_is_refused(release: Release) -> None:
+    native = release.natives["champion"]
+    proven = prove_model(native, MIXED, mixed_rows(50), name="m", version="1")
+    oracle = Oracle(normalise(native, MIXED).native, {"rows": mixed_rows(50)})
 
     class OneUlpOff:
-        def __init__(self, engine: Any) -> None:
-            self.engine = engine
+        def __init__(self, scorer: Scorer) -> None:
+            self.linked = scorer.linked
+            self.scorer = scorer
 
         def margin(self, rows: np.ndarray) -> np.ndarray:
-            margins = np.array(self.engine.margin(rows))
+            margins = np.array(self.scorer.margin(rows))
             margins[-1] = np.nextafter(margins[-1], np.inf)
             return margins
 
-        def bound(self, rows: np.ndarray, scores: np.ndarray, row_us: float) -> Any:
-            return self.engine.bound(rows, scores, row_us)
-
-    native = release.natives["champion"]
-    forest = normalise(native)
-    asked = awkward_rows(forest, MIXED, mixed_rows(50))
-    wrong: Any = OneUlpOff(open_predictor(release.champion))
+    scorer = proven.scorers["treelite"]
+    assert prove("right", scorer, oracle, "bits").bad_rows == 0
     with pytest.raises(ParityFailed, match="differ from the native library"):
-        prove("wrong", wrong, forest, NativeModel.of(native, MIXED), asked)
+        prove("wrong", OneUlpOff(scorer), oracle, "bits")

@@ -29,6 +29,9 @@ HEAVY = [
     "mlflow",
     "evidently",
     "boto3",
+    "model_signing",
+    "sigstore",
+    "cryptography",
 ]
 # the kernel is no Python module; Locust patches the interpreter; the naive peer reads a model when imported
 NOT_IMPORTED = ("compile._kernel", "loadtests.locustfile", "loadtests.peers.naive")
@@ -74,7 +77,10 @@ def test_help_imports_no_package() -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["train", "models", "simulate", "compile", "score", "routes", "serve", "compact", "reconcile", "drift", "demo"],
+    [
+        *("train", "models", "simulate", "compile", "score", "verify", "inspect", "sign", "keys"),
+        *("routes", "serve", "compact", "reconcile", "drift", "demo"),
+    ],
 )
 def test_every_verb_explains_itself(verb: str) -> None:
     ran = subprocess.run(
@@ -90,6 +96,12 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (["train", "--data", "nowhere.csv", "--target", "y"], 2, "nowhere.csv"),
         (["train", "no-such-recipe"], 2, "no-such-recipe"),
         (["score", "nowhere", "rows.csv"], 2, "nowhere"),
+        (["verify", "nowhere"], 2, "nowhere"),
+        (["verify", "ab" * 32], 2, "abab"),
+        (["inspect", "nowhere"], 2, "nowhere"),
+        (["sign", "nowhere", "--key", "no-such-key"], 2, "no-such-key"),
+        (["keys", "trust", "nowhere.pub"], 2, "nowhere.pub"),
+        (["compile", "churn", "--key", "no-such-key"], 2, "no-such-key"),
         (["routes", "show", "nothing"], 2, "nothing"),
         (["reconcile", "--traffic", "nowhere"], 2, "nowhere"),
         (["drift", "nothing"], 2, "nothing"),
@@ -116,7 +128,7 @@ def test_settings_and_the_readme_table_are_the_same() -> None:
     for name, field in Settings.model_fields.items():
         default = str(field.default)
         assert default in table[PREFIX + name.upper()] or not default, name
-    assert len(Settings.model_fields) <= 15
+    assert len(Settings.model_fields) <= 16  # the knobs, and whom to trust, which is no knob
 
 
 def test_nothing_tells_of_a_machine_or_a_package_host() -> None:
