@@ -8,7 +8,7 @@ RATE ?= 1000
 SECONDS ?= 60
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: help demo test check serve load bench prove lock clean
+.PHONY: help demo test check serve load bench prove kinds lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -38,8 +38,11 @@ bench: $(READY) ## wrk: bare app, Coppice, and the naive endpoint, interleaved o
 	@command -v wrk > /dev/null || { echo "make bench needs wrk: apt-get install wrk" >&2; exit 2; }
 	@$(BIN)/python -m loadtests.bench
 
-prove: $(READY) ## every law at full size; writes docs/prove.md
-	@LAWS=full $(BIN)/python -m pytest --page=docs/prove.md
+prove: $(READY) ## every law at full size; writes docs/prove.md and docs/kinds.md
+	@LAWS=full $(BIN)/python -m pytest --page=docs/prove.md --kinds=docs/kinds.md
+
+kinds: $(READY) ## each kind of model against its own library, at full size; writes docs/kinds.md
+	@LAWS=full $(BIN)/python -m pytest tests/compile/test_kinds.py --kinds=docs/kinds.md
 
 lock: $(READY) ## resolve requirements/*.txt anew from pyproject.toml
 	@for role in serve dev; do \
@@ -51,7 +54,7 @@ lock: $(READY) ## resolve requirements/*.txt anew from pyproject.toml
 clean: ## remove what was built here; var/ stays
 	@rm -rf .venv build *.egg-info compile/_kernel*.so
 
-$(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml compile/kernel.c
+$(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml $(wildcard compile/*.c compile/*.h)
 	@echo "== set-up: .venv with $(PYTHON)"
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'

@@ -27,6 +27,10 @@ VERBS = {
         "compile.cli:compile_model", "Compile", "Compile a registered model, prove it, publish the bundle."
     ),
     "score": Verb("compile.cli:score_file", "Compile", "Score a CSV with the very runtime that serves."),
+    "verify": Verb("compile.trust_cli:verify_bundle", "Compile", "Check a bundle's hashes, signature and probe."),
+    "inspect": Verb("compile.trust_cli:inspect_bundle", "Compile", "Say what a bundle is, and how it was proved."),
+    "sign": Verb("compile.trust_cli:sign_bundle", "Compile", "Sign a bundle."),
+    "keys": Verb("compile.trust_cli:keys_app", "Compile", "Make keys that sign; say whose keys are trusted."),
     "routes": Verb("serving.cli:routes", "Serve", "Publish and show who serves what."),
     "serve": Verb("serving.cli:serve", "Serve", "Serve the routed model over HTTP."),
     "compact": Verb("monitoring.cli:compact", "Watch", "Turn sealed traffic segments into the Parquet lake."),
