@@ -26,6 +26,7 @@ VERBS = {
     "compile": Verb(
         "compile.cli:compile_model", "Compile", "Compile a registered model, prove it, publish the bundle."
     ),
+    "parity": Verb("compile.cli:parity", "Compile", "How compiled forms compare with the trained model, row by row."),
     "score": Verb("compile.cli:score_file", "Compile", "Score a CSV with the very runtime that serves."),
     "verify": Verb("compile.trust_cli:verify_bundle", "Compile", "Check a bundle's hashes, signature and probe."),
     "inspect": Verb("compile.trust_cli:inspect_bundle", "Compile", "Say what a bundle is, and how it was proved."),

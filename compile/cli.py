@@ -1,8 +1,9 @@
-"""The verbs of compile: `coppice compile` and `coppice score`."""
+"""The verbs of compile: `coppice compile`, `coppice parity` and `coppice score`."""
 
 from __future__ import annotations
 
 import csv
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -12,8 +13,9 @@ from typing import Annotated
 
 import typer
 
-from compile.bundle import locate, publish
+from compile.bundle import Manifest, locate, publish, read
 from compile.errors import BundleRefused, CompileError
+from compile.report import parity_lines
 from compile.runtime import open_predictor
 from training.features import Feature, FeatureSchema, InputRefused, encode
 
@@ -69,9 +71,72 @@ def compile_model(
         )
         digest = publish(built, store)
     progress(f"published to {locate(store, digest)}")
+    _record(shelf.run_id, shelf.model, shelf.version, digest, read(locate(store, digest)))
     if signs:
         progress(f"signed by {signing.sign(locate(store, digest), signs)}")
     typer.echo(digest)
+
+
+def parity(
+    target: Annotated[str, typer.Argument(help="a bundle's folder, the digest of one in the store, or NAME[@VERSION]")],
+    store: Annotated[Path, typer.Option(envvar="COPPICE_STORE", help="release store")] = Path("var/releases"),
+) -> None:
+    """Print how the compiled forms of a model compare with the trained model, and what the usual converters make of it.
+
+    Of a bundle, the table that was made when it was proved, which travels in it. Of a registered model, a new one: every
+    form is compiled and held against the native library here and now, and nothing is written. Exit code 1 where no form
+    answers as the trained model does, with the row that differs.
+
+    \b
+        coppice parity churn@champion
+        coppice parity var/releases/bundles/3f2a...
+    """
+    path = _bundle(target, store)
+    manifest = _proved_now(target) if path is None else read(path)
+    typer.echo(f"{manifest.model} version {manifest.version}, {manifest.task}")
+    for line in parity_lines(manifest):
+        typer.echo(line)
+
+
+def _bundle(target: str, store: Path) -> Path | None:
+    """The bundle that is meant, or None where it is a registered model. Raises BundleRefused for a digest of several."""
+    if Path(target).is_dir():
+        return Path(target)
+    if not re.fullmatch("[0-9a-f]{6,64}", target):
+        return None
+    found = sorted(locate(store, "").glob(f"{target}*"))
+    if len(found) > 1:
+        raise BundleRefused(f"{target}: {len(found)} bundles in {store} begin so")
+    return found[0] if found else None
+
+
+def _proved_now(reference: str) -> Manifest:
+    from compile.build import prove_model
+    from training.registry import download
+
+    began = perf_counter()
+    shelf = download(reference)
+    proven = prove_model(
+        shelf.native,
+        shelf.schema,
+        shelf.rows,
+        name=shelf.model,
+        version=shelf.version,
+        classes=shelf.classes,
+        progress=lambda text: typer.echo(f"  {perf_counter() - began:6.1f} s  {text}", err=True),
+    )
+    return proven.manifest
+
+
+def _record(run_id: str, model: str, version: str, digest: str, manifest: Manifest) -> None:
+    """The parity table among the run's artifacts, and the digest and the count of rows with the registered version."""
+    from training import registry
+
+    registry.attach(run_id, f"compiled/{digest[:12]}/parity.md", "\n".join(parity_lines(manifest)) + "\n")
+    registered = registry.resolve(f"{model}@{version}")
+    registry.tag(registered, "bundle", digest)
+    rows = {name: sum(backend.parity.rows.values()) for name, backend in manifest.backends.items()}
+    registry.tag(registered, "parity", ", ".join(f"{name}: 0 of {count} rows differ" for name, count in rows.items()))
 
 
 def score_file(
@@ -80,7 +145,7 @@ def score_file(
     backend: Annotated[str | None, typer.Option(help="treelite or onnx; default: the faster one")] = None,
     margin: Annotated[bool, typer.Option(help="raw scores instead of probabilities")] = False,
 ) -> None:
-    """Score a CSV with the very runtime that serves; one number a line on standard output.
+    """Score a CSV with the very runtime that serves; a row's scores a line on standard output, with commas between them.
 
     \b
         coppice score var/releases/bundles/3f2a... rows.csv > scores.txt
@@ -95,7 +160,7 @@ def score_file(
     except InputRefused as refused:
         raise CompileError(f"{rows}: {refused}") from None
     scores = predictor.margin(matrix) if margin else predictor.score(matrix)
-    sys.stdout.writelines(f"{score!r}\n" for score in scores[:, 0].tolist())
+    sys.stdout.writelines(",".join(map(repr, row)) + "\n" for row in scores.tolist())
 
 
 def _typed(schema: FeatureSchema, rows: Iterable[dict[str, str]]) -> Iterable[dict[str, object]]:

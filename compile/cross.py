@@ -25,12 +25,15 @@ def cross_checks(normal: Normal, checkpoint: bytes | None, oracle: Oracle) -> di
     """One line a tool."""
     if normal.forest is None or normal.native.answers_labels:
         return {}
-    found = {"onnxmltools/skl2onnx": _finding(lambda: _off_the_shelf(normal), oracle, oracle.scores)}
+    tool = "skl2onnx" if normal.native.library == "sklearn" else "onnxmltools"
+    found = {f"{tool}, scores": _finding(lambda: _off_the_shelf(normal), oracle, oracle.scores)}
     if checkpoint is not None and normal.program is None:
         known = {kind: margins for kind, margins in oracle.margins.items() if margins is not None}
         theirs = known or oracle.scores
         link = links.Link("identity") if known else normal.link
-        found["treelite gtil"] = _finding(lambda: _gtil(normal, checkpoint, link), oracle, theirs)
+        found["treelite gtil, " + ("margins" if known else "scores")] = _finding(
+            lambda: _gtil(normal, checkpoint, link), oracle, theirs
+        )
     return found
 
 
@@ -55,8 +58,9 @@ def _finding(made: Callable[[], Answer], oracle: Oracle, theirs: dict[str, Matri
         words = (str(failure).strip() or "no reason given").splitlines()[0]
         return f"does not convert: {type(failure).__name__}: {words[:160]}"
     if not wrong:
-        return f"agrees on {asked} rows (largest difference {worst:.2g})"
-    return f"wrong on {sum(wrong.values())} of {asked} rows, by up to {worst:.2g} ({wrong})"
+        return f"within {FAR:g} on all of {asked:,} rows"
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in wrong.items())
+    return f"{sum(wrong.values()):,} of {asked:,} rows more than {FAR:g} off, by up to {worst:.2g} ({kinds})"
 
 
 def _gtil(normal: Normal, checkpoint: bytes, link: links.Link) -> Answer:

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Literal
 
 from compile import elf
-from compile.library_compiler import CompilerFailed, build_folder, find_compiler, run_all
+from compile.errors import CompilerFailed
+from compile.library_compiler import build_folder, find_compiler, run_all
 from compile.library_source import Source, write_source
 
 TIMEOUT_S = 600.0

@@ -19,14 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compile.errors import CompileError
+from compile.errors import CompilerFailed
 
 PREFIX = "coppice-build-"
 TOLD = 2_000  # characters of the compiler's complaint
-
-
-class CompilerFailed(CompileError):
-    """There is no C compiler, or it did not do it, or not in time; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from compile.bundle import Backend, Manifest, Measured
+from compile.links import Link
 from training.features import Feature
 
 WIDTH = 14
@@ -24,7 +25,7 @@ def as_text(path: Path, manifest: Manifest, measured: Measured | None, signer: s
         *_row("bundle", [path.name, f"format {manifest.format}"]),
         *_row("signed by", [f"{signer} (as it claims; `coppice verify` looks)" if signer else "nobody"]),
         *_row("native", [f"{native.library} {native.version}, {native.kind}, {native.trees} trees"]),
-        *_row("link", [_members(manifest.link), f"classes {', '.join(manifest.classes)}; above {manifest.threshold}"]),
+        *_row("link", [_members(manifest.link), *_labels(manifest)]),
         *_row("inputs", [f"{manifest.schema.width}, schema {manifest.schema.fingerprint[:16]}..."]),
         *_row("", _inputs(manifest.schema.features)),
         *_row("backends", (_backend(name, backend) for name, backend in sorted(manifest.backends.items()))),
@@ -53,8 +54,21 @@ def _pairs(pairs: Mapping[str, str]) -> Iterator[str]:
     return (f"{name}: {value}" for name, value in pairs.items())
 
 
-def _members(struct: msgspec.Struct) -> str:
-    return ", ".join(f"{name} {value}" for name, value in msgspec.structs.asdict(struct).items())
+def _members(link: Link) -> str:
+    """What differs from the plain link of its kind."""
+    plain = msgspec.structs.asdict(Link(link.kind))
+    members = msgspec.structs.asdict(link)
+    odd = (f"{name} {str(value)[:80]}" for name, value in members.items() if value != plain[name])
+    return ", ".join([link.kind, *odd])
+
+
+def _labels(manifest: Manifest) -> list[str]:
+    labels = f"classes {', '.join(manifest.classes)}"
+    return (
+        [labels + f"; above {manifest.threshold:g}" if manifest.task == "binary" else labels]
+        if manifest.classes
+        else []
+    )
 
 
 def _inputs(features: tuple[Feature, ...]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The shelf: MLflow's registry behind a few verbs - publish, resolve, alias, history, download, tag.
+"""The shelf: MLflow's registry behind a few verbs - publish, resolve, alias, history, download, tag, attach.
 
 A reference names a version: `churn@champion` (an alias), `churn@3` (a version), `churn` (the newest). What a version
 carries beside the native model lies in its run's artifacts:
@@ -90,6 +90,10 @@ class Shelf:
         return probability(self.native, self.schema, rows)
 
     @property
+    def run_id(self) -> str:
+        return self.lineage["run_id"]
+
+    @property
     def algorithm(self) -> str:
         return self.facts.algorithm
 
@@ -169,6 +173,11 @@ def alias(registered: Registered, name: str) -> None:
 
 def tag(registered: Registered, key: str, value: str) -> None:
     connect().set_model_version_tag(registered.model, registered.version, key, value)
+
+
+def attach(run_id: str, name: str, text: str) -> None:
+    """Keep `text` under `name` among the run's artifacts; what was there by that name is replaced."""
+    connect().log_text(run_id, text, name)
 
 
 def history(model: str) -> list[Registered]:

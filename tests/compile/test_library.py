@@ -22,9 +22,8 @@ import pytest
 from cases import mixed_rows, train_mixed
 
 from compile import elf, library_compiler
-from compile.errors import ModelRefused
+from compile.errors import CompilerFailed, ModelRefused
 from compile.library import Library, build_library
-from compile.library_compiler import CompilerFailed
 from compile.library_engine import LibraryUnavailable, NativeLibrary
 from compile.library_tree import GeneratedTree
 

@@ -78,7 +78,7 @@ def test_help_imports_no_package() -> None:
 @pytest.mark.parametrize(
     "verb",
     [
-        *("train", "models", "simulate", "compile", "score", "verify", "inspect", "sign", "keys"),
+        *("train", "models", "simulate", "compile", "parity", "score", "verify", "inspect", "sign", "keys"),
         *("routes", "serve", "compact", "reconcile", "drift", "demo"),
     ],
 )
