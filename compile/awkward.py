@@ -1,28 +1,31 @@
 """Rows chosen to tell a wrong model from a right one.
 
 Agreement on random rows proves little: converters that are wrong on every split threshold agree to 1e-7 on those. So the
-gate asks at each threshold and one ulp to either side (in float32 and in float64), at missing values everywhere and one at
-a time, at every category, the unseen code and beyond, at zeros, infinities and the smallest and largest magnitudes; then
-on the holdout's own rows and on random ones.
+gate asks at each threshold and one ulp to either side (in float32 and in float64), in rows bent to reach the very split
+(`compile.paths`), at missing values everywhere and one at a time, at every category, the unseen code and beyond, at zeros,
+infinities and the smallest and largest magnitudes; then on the holdout's own rows and on random ones.
 
 Rows are encoded by the schema. What the trained model refuses to answer is not asked (`Limits`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from compile.forest import Forest
+from compile.paths import Changes, bent_rows
 from compile.program import Add, Column, Divide, Multiply, Program, Sentinel, Subtract, Table
 from training.features import Feature, FeatureSchema
 
 Matrix = npt.NDArray[np.float64]
 
 MAX_HOLDOUT = 20_000
-MAX_THRESHOLDS = 60_000  # distinct ones; beyond that a seeded sample, which the report counts
+MAX_PATHS = 20_000  # splits that rows are bent to reach; of a larger forest a seeded sample
+SHARED = 4  # a row lies on the thresholds of about one feature in so many
 RANDOM_ROWS = 4_000
 TINY = (0.0, -0.0, 1e-35, -1e-35, float(np.float32(1e-35)), 1.0000001e-35, 1e-36, -1e-40, 5e-324)
 LARGE = (1e30, -1e30, 3.0e38, -3.0e38, 1e300, -1e300, np.inf, -np.inf)  # the last four are infinite as a float32
@@ -50,37 +53,39 @@ class Limits:
 
 def awkward_rows(
     schema: FeatureSchema,
+    forest: Forest | None,
     thresholds: Sequence[tuple[int, float]],
-    largest_category: int,
     program: Program | None,
     holdout: Matrix,
     limits: Limits,
     seed: int = 0,
 ) -> dict[str, Matrix]:
-    """The rows to ask, by kind. `thresholds`: (column of the trees, value). `holdout`: float64 (n >= 1, width), encoded.
+    """The rows to ask, by kind. `thresholds`: (column of the trees, value), all of them. `holdout`: float64 (n >= 1, width),
+    encoded. Paths are bent where the trees read the schema's own columns.
 
     The same inputs give the same rows.
     """
     rng = np.random.default_rng(seed)
+    sets = [m.categories for tree in forest.trees for m in tree.members.values()] if forest is not None else []
+    largest = max((max(categories, default=0) for categories in sets), default=0)
     base = holdout[rng.permutation(len(holdout))[:MAX_HOLDOUT]]
     makers = _Makers(schema, limits, base, rng)
     kinds = {
         "holdout": base,
-        "thresholds": makers.at(_around(thresholds, program, rng)),
+        "thresholds": makers.together(_around(thresholds, program)),
+        "paths": makers.bent(bent_rows(forest, base, MAX_PATHS, rng))
+        if forest is not None and program is None
+        else base[:0],
         "missing": makers.missing(),
-        "categories": makers.at(_categories(schema, limits, largest_category, rng)),
+        "categories": makers.at(_categories(schema, limits, largest, rng)),
         "magnitudes": makers.at(_magnitudes(schema, limits, program)),
         "random": makers.random(),
     }
     return {kind: np.ascontiguousarray(rows) for kind, rows in kinds.items() if len(rows)}
 
 
-def _around(
-    thresholds: Sequence[tuple[int, float]], program: Program | None, rng: np.random.Generator
-) -> list[tuple[int, float]]:
+def _around(thresholds: Sequence[tuple[int, float]], program: Program | None) -> list[tuple[int, float]]:
     """(feature, value): each threshold, and one ulp of float32 and of float64 to either side."""
-    if len(thresholds) > MAX_THRESHOLDS:
-        thresholds = [thresholds[i] for i in sorted(rng.permutation(len(thresholds))[:MAX_THRESHOLDS].tolist())]
     wanted = []
     for column, threshold in thresholds:
         feature, values = (column, [threshold]) if program is None else _before(program.columns[column], threshold)
@@ -178,6 +183,30 @@ class _Makers:
             rows[i, feature] = value
         return rows
 
+    def together(self, wanted: Sequence[tuple[int, float]]) -> Matrix:
+        """As `at`, but a row takes a value for each of several features: every value once, in a fraction of the rows."""
+        by_feature: dict[int, list[float]] = {}
+        for feature, value in wanted:
+            if self._may_be(feature, value):
+                by_feature.setdefault(feature, []).append(value)
+        most = max(map(len, by_feature.values()), default=0)
+        count = max(most, -(-sum(map(len, by_feature.values())) // max(1, len(by_feature) // SHARED)))
+        rows = self._base[self._rng.integers(0, len(self._base), count)].copy()
+        for feature, values in by_feature.items():
+            rows[self._rng.permutation(count)[: len(values)], feature] = values
+        return rows
+
+    def bent(self, wanted: Iterable[tuple[int, Changes]]) -> Matrix:
+        """Base rows with what is to be changed in them, where all of it may be asked."""
+        made = []
+        for number, changes in wanted:
+            if all(self._may_be(column, value) for column, value in changes):
+                row = self._base[number].copy()
+                for column, value in changes:
+                    row[column] = value
+                made.append(row)
+        return np.array(made) if made else self._base[:0]
+
     def missing(self) -> Matrix:
         may = sorted(self._limits.missing)
         if not may:
@@ -213,6 +242,8 @@ class _Makers:
         rows[:, may] = np.where(holes, np.nan, rows[:, may])
 
     def _may_be(self, feature: int, value: float) -> bool:
+        if np.isnan(value):
+            return feature in self._limits.missing
         if feature in self._limits.booleans:
             return value in (0.0, 1.0)
         if self._schema.features[feature].kind == "category" and self._limits.codes_only:

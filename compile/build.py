@@ -173,12 +173,8 @@ def _with_both(row: Matrix, columns: list[int], value: float) -> Matrix:
 
 def _asked(normal: Normal, schema: FeatureSchema, rows: Matrix, limits: Limits) -> dict[str, Matrix]:
     forest = normal.forest
-    largest = 0
-    if forest is not None:
-        sets = (members.categories for tree in forest.trees for members in tree.members.values())
-        largest = max((max(categories, default=0) for categories in sets), default=0)
     thresholds = forest.thresholds() if forest is not None else inner_thresholds(normal.final)
-    return awkward_rows(schema, thresholds, largest, normal.program, rows, limits)
+    return awkward_rows(schema, forest, thresholds, normal.program, rows, limits)
 
 
 def _nothing_left(normal: Normal, refused: Mapping[str, str]) -> ModelRefused | ParityFailed:

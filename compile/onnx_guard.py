@@ -16,7 +16,7 @@ DOMAINS = (b"", b"ai.onnx.ml")  # of a conversion's nodes
 
 # The fields that may be there, by their numbers in onnx.proto.
 TENSOR = frozenset({1, 2, 4, 5, 7, 8, 9, 10, 11})  # not 13 and 14: data in another file
-ATTRIBUTE = frozenset({1, 2, 3, 4, 5, 7, 8, 20})  # not 6 and 11: graphs
+ATTRIBUTE = frozenset({1, 2, 3, 4, 5, 7, 8, 9, 20})  # not 6 and 11: graphs
 NODE = frozenset({1, 2, 3, 4, 5, 7})
 GRAPH = frozenset({1, 2, 11, 12})  # not 5 and 15: initialisers
 CONVERTED_GRAPH = GRAPH | {5, 10, 13}  # not 15: sparse initialisers
