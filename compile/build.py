@@ -138,6 +138,9 @@ def _limits(normal: Normal, schema: FeatureSchema, rows: Matrix) -> Limits:
     not: the server would answer where the model would not."""
     native, ordinary = normal.native, rows[:1]
     wide = schema.width
+    refusal = native.refusal(ordinary)
+    if refusal:
+        raise ModelRefused(f"rows: {normal.kind} does not answer a row of this schema: {refusal}")
     if native.accepts(np.full_like(ordinary, np.nan)):
         missing = frozenset(range(wide))
     else:

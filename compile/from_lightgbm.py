@@ -25,10 +25,10 @@ def forest_of(booster: Any) -> tuple[Forest, Link]:
     return forest, lightgbm_link(fields.get("objective", "").split(), averaged)
 
 
-def pandas_categories(booster: Any) -> list[tuple[str, ...]]:
-    """The categories, in code order, of the training frame's category columns, in the order of those columns."""
+def pandas_categories(booster: Any) -> list[tuple[Any, ...]]:
+    """The values, in code order, of the training frame's category columns, in the order of those columns."""
     text = booster.model_to_string().rsplit("pandas_categorical:", 1)[-1].strip().splitlines()[0]
-    return [tuple(str(value) for value in values) for values in json.loads(text) or []]
+    return [tuple(values) for values in json.loads(text) or []]
 
 
 def categorical_features(booster: Any) -> list[int]:

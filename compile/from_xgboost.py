@@ -6,9 +6,9 @@ score is written as a probability where the objective has a link; vector leaves 
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,21 +52,19 @@ def forest_of(booster: Any, *, in_place: bool = False) -> tuple[Forest, Link]:
     return forest, xgboost_link(objective)
 
 
-def pandas_categories(booster: Any) -> dict[int, tuple[str, ...]]:
-    """The categories, in code order, of each feature that the booster knows by name: those of the training frame."""
+def pandas_categories(booster: Any) -> dict[int, tuple[Any, ...]]:
+    """The categories, in code order, of each feature that the booster knows by name: the training frame's values."""
     learner = json.loads(bytes(booster.save_raw("json")))["learner"]
     model = learner["gradient_booster"]
     encoded = (model.get("gbtree", model)).get("model", {}).get("cats", {}).get("enc", [])
-    found = {}
+    found: dict[int, tuple[Any, ...]] = {}
     for feature, entry in enumerate(encoded):
         values, offsets = entry.get("values", []), entry.get("offsets")
-        if not values:
-            continue
-        if offsets is None:  # the categories are numbers
-            found[feature] = tuple(str(value) for value in values)
-            continue
-        text = bytes(value & 0xFF for value in values)
-        found[feature] = tuple(text[begin:end].decode() for begin, end in itertools.pairwise(offsets))
+        if values and offsets is None:  # the categories are numbers
+            found[feature] = tuple(values)
+        elif values:
+            text = bytes(value & 0xFF for value in values)
+            found[feature] = tuple(text[begin:end].decode() for begin, end in pairwise(offsets))
     return found
 
 

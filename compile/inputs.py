@@ -7,7 +7,7 @@ has the schema's order. Category codes of a model that was trained on category n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from compile import from_lightgbm, from_sklearn, from_xgboost
 from compile.errors import ModelRefused
 from compile.forest import Forest, recoded, renumbered
 from compile.links import Link
-from compile.native import as_frame, as_matrix
+from compile.native import as_frame, as_matrix, stranger
 from compile.program import Program
 from training.features import FeatureSchema
 
@@ -67,7 +67,7 @@ def _xgboost(estimator: Any, inputs: Inputs) -> Part:
     codes = {}
     for feature, known in categories.items():
         codes[feature] = _codes(inputs, places[feature], known)
-        strangers = set(inputs.schema.features[places[feature]].categories) - set(known)
+        strangers = set(inputs.schema.features[places[feature]].categories) - set(map(_text, known))
         if strangers or inputs.schema.features[places[feature]].unseen == "other":
             raise ModelRefused(
                 f"{inputs.schema.names[places[feature]]}: XGBoost refuses a category that it was not trained on"
@@ -77,7 +77,7 @@ def _xgboost(estimator: Any, inputs: Inputs) -> Part:
                     else '; the schema must have unseen = "missing" or "refuse"'
                 )
             )
-    return _part(forest, link, places, codes, list(booster.feature_names or ()), inputs)
+    return _part(forest, link, places, codes, categories, list(booster.feature_names or ()), inputs)
 
 
 def _lightgbm(estimator: Any, inputs: Inputs) -> Part:
@@ -89,8 +89,9 @@ def _lightgbm(estimator: Any, inputs: Inputs) -> Part:
     features = from_lightgbm.categorical_features(booster) if known else []
     if len(known) != len(features):
         raise ModelRefused(f"categories: {len(known)} tables for {len(features)} category columns")
-    codes = {feature: _codes(inputs, places[feature], table) for feature, table in zip(features, known, strict=True)}
-    return _part(forest, link, places, codes, names, inputs)
+    categories = dict(zip(features, known, strict=True))
+    codes = {feature: _codes(inputs, places[feature], table) for feature, table in categories.items()}
+    return _part(forest, link, places, codes, categories, names, inputs)
 
 
 def _sklearn(estimator: Any, inputs: Inputs) -> Part:
@@ -102,11 +103,11 @@ def _sklearn(estimator: Any, inputs: Inputs) -> Part:
         named = inputs.named and inputs.schema.features[places[feature]].kind == "category"
         if named and (getattr(estimator, "categorical_features", None) == "from_dtype" or isinstance(known[0], str)):
             numbers = from_sklearn.numbers_of(known)
-            ours = _codes(inputs, places[feature], [_text(category) for category in known])
+            ours = _codes(inputs, places[feature], known)
             codes[feature] = {numbers[code]: mine for code, mine in ours.items()}
         elif from_sklearn.numbers_of(known) != list(known):
             raise ModelRefused(f"categories: of column {feature} are no whole numbers from 0 on, as codes are")
-    return _part(forest, link, places, codes, names, inputs)
+    return _part(forest, link, places, codes, from_sklearn.categories_of(estimator), names, inputs)
 
 
 def _part(
@@ -114,13 +115,16 @@ def _part(
     link: Link,
     places: Sequence[int],
     codes: dict[int, dict[int, int]],
+    categories: Mapping[int, Sequence[Any]],
     names: list[str],
     inputs: Inputs,
 ) -> Part:
+    """`codes`: the schema's code of each category's number in the forest, by feature. `categories`: all of training's."""
     forest = renumbered(recoded(forest, codes), places, inputs.width)
     original: Callable[[Matrix], Any] = as_matrix
     if codes:
-        original = as_frame(inputs.schema, names, list(places))
+        values = {places[feature]: _values(inputs, places[feature], categories[feature]) for feature in codes}
+        original = as_frame(names, list(places), values)
     elif list(places) != list(range(inputs.width)):
         original = lambda rows: np.ascontiguousarray(rows[:, places])  # noqa: E731
     return Part(forest, link, tuple(places), bool(codes), original)
@@ -167,15 +171,30 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]", "_", name)
 
 
-def _codes(inputs: Inputs, place: int, known: Sequence[str]) -> dict[int, int]:
-    """The model's code of each category -> the schema's."""
+def _codes(inputs: Inputs, place: int, known: Sequence[Any]) -> dict[int, int]:
+    """The model's code of each category -> the schema's. Categories are matched by how they are written."""
     if not inputs.named:
         raise ModelRefused("categories: a model behind transforms was trained on category names")
     feature = inputs.schema.features[place]
     if feature.kind != "category":
         raise ModelRefused(f"{feature.name}: the model was trained on categories, the schema has a {feature.kind}")
+    written = [_text(category) for category in known]
+    if len(set(written)) != len(written):
+        raise ModelRefused(f"{feature.name}: two of the model's categories are written alike")
     ours = {category: code for code, category in enumerate(feature.categories)}
-    return {code: ours[category] for code, category in enumerate(known) if category in ours}
+    return {code: ours[category] for code, category in enumerate(written) if category in ours}
+
+
+def _values(inputs: Inputs, place: int, known: Sequence[Any]) -> list[Any]:
+    """The training frame's value of each of the schema's categories; strangers for those that it did not have."""
+    by_text = {_text(category): category for category in known}
+    values: list[Any] = []
+    for category in inputs.schema.features[place].categories:
+        of_text = isinstance(known[0], str)
+        values.append(
+            by_text[category] if category in by_text else category if of_text else stranger([*known, *values])
+        )
+    return values
 
 
 def _text(category: Any) -> str:

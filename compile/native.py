@@ -9,14 +9,12 @@ from __future__ import annotations
 import importlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from training.features import FeatureSchema
 
 Matrix = npt.NDArray[np.float64]
 
@@ -45,11 +43,15 @@ class NativeModel:
 
     def accepts(self, rows: Matrix) -> bool:
         """Whether the model answers these rows at all."""
+        return self.refusal(rows) == ""
+
+    def refusal(self, rows: Matrix) -> str:
+        """The library's words where it does not answer these rows; else empty."""
         try:
             self.score(rows)
-        except Exception:  # each library refuses in words of its own
-            return False
-        return True
+        except Exception as refused:  # each library has an error of its own
+            return f"{type(refused).__name__}: {str(refused).strip()[:200]}"
+        return ""
 
 
 def native_model(model: Any, final: Any, original: Callable[[Matrix], Any]) -> NativeModel:
@@ -64,25 +66,38 @@ def as_matrix(rows: Matrix) -> Matrix:
     return rows
 
 
-def as_frame(schema: FeatureSchema, names: list[str], places: list[int]) -> Callable[[Matrix], Any]:
-    """Encoded rows as the frame a model with these columns was trained on: category columns hold category names."""
+def as_frame(names: list[str], places: list[int], categories: Mapping[int, Sequence[Any]]) -> Callable[[Matrix], Any]:
+    """Encoded rows as the frame a model with these columns was trained on.
+
+    `categories`: of each category column, by its place in the schema, the training frame's own values, in the order of the
+    schema's codes.
+    """
     import pandas as pd
 
     def frame(rows: Matrix) -> Any:
         columns: dict[str, Any] = {}
         for name, place in zip(names, places, strict=True):
-            feature = schema.features[place]
-            if feature.kind != "category":
+            if place not in categories:
                 columns[name] = pd.Series(rows[:, place])
                 continue
             codes = np.where(np.isnan(rows[:, place]), -1, rows[:, place]).astype(int)
-            known = list(feature.categories)
+            known = list(categories[place])
             if (codes >= len(known)).any():
-                known.append("<other>")
+                known.append(stranger(known))
             columns[name] = pd.Series(pd.Categorical.from_codes(codes.tolist(), pd.Index(known)))
         return pd.DataFrame(columns)
 
     return frame
+
+
+def stranger(known: Sequence[Any]) -> Any:
+    """A category of the same type that is none of those known."""
+    if known and all(isinstance(category, int | float) for category in known):
+        return max(known) + 1
+    name = "<other>"
+    while name in known:
+        name += "<other>"
+    return name
 
 
 def _ask(call: Callable[[Any], Any], rows: Any) -> Matrix:

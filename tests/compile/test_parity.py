@@ -19,6 +19,7 @@ from compile.errors import BundleRefused, ModelRefused, ParityFailed
 from compile.gate import Oracle, prove
 from compile.normalise import normalise
 from compile.runtime import Scorer
+from training.features import Feature, FeatureSchema
 
 TYPES = ["q", "q", "c", "c", "q", "q"]
 BACKENDS = ["treelite", "onnx"]
@@ -216,3 +217,34 @@ def test_a_backend_that_is_wrong_on_one_row_is_refused(release: Release) -> None
     assert prove("right", scorer, oracle, "bits").bad_rows == 0
     with pytest.raises(ParityFailed, match="differ from the native library"):
         prove("wrong", OneUlpOff(scorer), oracle, "bits")
+
+
+@pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
+def test_categories_that_are_numbers_are_matched_by_how_they_are_written(library: str, tmp_path: Path) -> None:
+    import lightgbm
+    import pandas as pd
+    import xgboost
+
+    known, ours = [20, 7, 10], ("7", "10", "20")
+    rng = np.random.default_rng(0)
+    values = rng.choice(known, 400)
+    frame = pd.DataFrame({"size": rng.normal(size=400), "bay": pd.Categorical(values, categories=known)})
+    labels = (values == 7) ^ (frame["size"] > 0)
+    made = {
+        "xgboost": lambda: xgboost.XGBClassifier(n_estimators=5, max_depth=3, enable_categorical=True),
+        "lightgbm": lambda: lightgbm.LGBMClassifier(n_estimators=5, min_data_per_group=1, verbosity=-1),
+    }
+    model = made[library]().fit(frame, labels)
+    schema = FeatureSchema((Feature(name="size", kind="number"), Feature(name="bay", kind="category", categories=ours)))
+    rows = np.column_stack([frame["size"], [ours.index(str(value)) for value in values]])
+    built = build_bundle(model, schema, rows, tmp_path, name="m", version="1")
+    assert np.abs(open_predictor(built).score(rows)[:, 0] - model.predict_proba(frame)[:, 1]).max() <= 1e-6
+
+
+def test_rows_that_the_model_itself_refuses_are_the_reason(tmp_path: Path) -> None:
+    from sklearn.ensemble import RandomForestClassifier
+
+    rows = np.nan_to_num(mixed_rows(100))
+    forest = RandomForestClassifier(3).fit(rows, np.arange(100) % 2)
+    with pytest.raises(ModelRefused, match="does not answer a row of this schema: ValueError"):
+        build_bundle(forest, MIXED, np.full((1, 6), np.inf), tmp_path, name="m", version="1")
