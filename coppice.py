@@ -34,12 +34,13 @@ VERBS = {
     "keys": Verb("compile.trust_cli:keys_app", "Compile", "Make keys that sign; say whose keys are trusted."),
     "routes": Verb("serving.cli:routes", "Serve", "Publish and show who serves what."),
     "serve": Verb("serving.cli:serve", "Serve", "Serve the routed model over HTTP."),
+    "predict": Verb("serving.predict_cli:predict", "Serve", "Score rows on a running server."),
     "compact": Verb("monitoring.cli:compact", "Watch", "Turn sealed traffic segments into the Parquet lake."),
     "reconcile": Verb("monitoring.cli:reconcile", "Watch", "Prove that served = logged + dropped + lost."),
     "drift": Verb("monitoring.cli:drift", "Watch", "Compare logged traffic with the training data."),
     "demo": Verb("monitoring.demo:demo", "Watch", "The whole way, on built-in data or your own file."),
 }
-EXTRAS = {"training": "train", "compile": "train", "monitoring": "monitor", "loadtests": "load"}
+EXTRAS = {"training": "train", "compile": "train", "serving": "client", "monitoring": "monitor", "loadtests": "load"}
 
 
 class Lazy(TyperGroup):

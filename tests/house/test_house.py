@@ -79,7 +79,7 @@ def test_help_imports_no_package() -> None:
     "verb",
     [
         *("train", "models", "simulate", "compile", "parity", "score", "verify", "inspect", "sign", "keys"),
-        *("routes", "serve", "compact", "reconcile", "drift", "demo"),
+        *("routes", "serve", "predict", "compact", "reconcile", "drift", "demo"),
     ],
 )
 def test_every_verb_explains_itself(verb: str) -> None:
