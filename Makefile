@@ -8,10 +8,10 @@ RATE ?= 1000
 SECONDS ?= 60
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: help demo test check serve load bench prove kinds lock clean
+.PHONY: help demo test check serve load bench bench-compile prove kinds lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 demo: $(READY) ## train, prove, serve, load, watch: the whole way (DATA=rows.csv TARGET=column for your own table)
 	@$(BIN)/coppice demo $(if $(DATA),--data '$(DATA)') $(if $(TARGET),--target '$(TARGET)')
@@ -37,6 +37,9 @@ load: $(READY) ## Locust at RATE=1000 for SECONDS=60 against HOST; its exit code
 bench: $(READY) ## wrk: bare app, Coppice, and the naive endpoint, interleaved on one core
 	@command -v wrk > /dev/null || { echo "make bench needs wrk: apt-get install wrk" >&2; exit 2; }
 	@$(BIN)/python -m loadtests.bench
+
+bench-compile: $(READY) ## compiled forms beside the native library and the usual ONNX conversion; writes loadtests/results/compile.md
+	@$(BIN)/python -m compile.bench
 
 prove: $(READY) ## every law at full size; writes docs/prove.md and docs/kinds.md
 	@LAWS=full $(BIN)/python -m pytest --page=docs/prove.md --kinds=docs/kinds.md

@@ -28,6 +28,7 @@ VERBS = {
     ),
     "parity": Verb("compile.cli:parity", "Compile", "How compiled forms compare with the trained model, row by row."),
     "score": Verb("compile.cli:score_file", "Compile", "Score a CSV with the very runtime that serves."),
+    "bench": Verb("compile.bench_cli:bench", "Compile", "Measure here how fast each backend of a bundle scores."),
     "verify": Verb("compile.trust_cli:verify_bundle", "Compile", "Check a bundle's hashes, signature and probe."),
     "inspect": Verb("compile.trust_cli:inspect_bundle", "Compile", "Say what a bundle is, and how it was proved."),
     "sign": Verb("compile.trust_cli:sign_bundle", "Compile", "Sign a bundle."),

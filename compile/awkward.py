@@ -24,7 +24,7 @@ from training.features import Feature, FeatureSchema
 Matrix = npt.NDArray[np.float64]
 
 MAX_HOLDOUT = 20_000
-MAX_PATHS = 20_000  # splits that rows are bent to reach; of a larger forest a seeded sample
+MAX_PATHS = 10_000  # splits that rows are bent to reach; of a larger forest a seeded sample
 SHARED = 4  # a row lies on the thresholds of about one feature in so many
 RANDOM_ROWS = 4_000
 TINY = (0.0, -0.0, 1e-35, -1e-35, float(np.float32(1e-35)), 1.0000001e-35, 1e-36, -1e-40, 5e-324)
@@ -86,18 +86,20 @@ def awkward_rows(
 
 def _around(thresholds: Sequence[tuple[int, float]], program: Program | None) -> list[tuple[int, float]]:
     """(feature, value): each threshold, and one ulp of float32 and of float64 to either side."""
-    wanted = []
+    features: list[int] = []
+    exact: list[float] = []
     for column, threshold in thresholds:
         feature, values = (column, [threshold]) if program is None else _before(program.columns[column], threshold)
-        around: set[float] = set()
-        for value in values:
-            with np.errstate(over="ignore"):
-                single = np.float32(value)
-            around |= {value, float(single)}
-            around |= {float(np.nextafter(single, np.float32(side))) for side in (-np.inf, np.inf)}
-            around |= {float(np.nextafter(value, side)) for side in (-np.inf, np.inf)}
-        wanted += [(feature, value) for value in sorted(around)]
-    return wanted
+        features += [feature] * len(values)
+        exact += values
+    at = np.array(exact, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        single = at.astype(np.float32)
+        around = [at, *(np.nextafter(at, side) for side in (-np.inf, np.inf))]
+        around += [single.astype(np.float64)]
+        around += [np.nextafter(single, np.float32(side)).astype(np.float64) for side in (-np.inf, np.inf)]
+    by_place = [values.tolist() for values in around]
+    return sorted({pair for values in by_place for pair in zip(features, values, strict=True)})
 
 
 def _before(column: Column, threshold: float) -> tuple[int, list[float]]:
@@ -174,6 +176,8 @@ def _magnitudes(schema: FeatureSchema, limits: Limits, program: Program | None) 
 class _Makers:
     def __init__(self, schema: FeatureSchema, limits: Limits, base: Matrix, rng: np.random.Generator) -> None:
         self._schema, self._limits, self._base, self._rng = schema, limits, base, rng
+        coded = [(j, feature) for j, feature in enumerate(schema.features) if feature.kind == "category"]
+        self._codes = {j: _codes(feature) for j, feature in coded} if limits.codes_only else {}
 
     def at(self, wanted: Sequence[tuple[int, float]]) -> Matrix:
         """A row for each (feature, value), set into one of the base rows, where that value may be asked."""
@@ -198,14 +202,13 @@ class _Makers:
 
     def bent(self, wanted: Iterable[tuple[int, Changes]]) -> Matrix:
         """Base rows with what is to be changed in them, where all of it may be asked."""
-        made = []
-        for number, changes in wanted:
-            if all(self._may_be(column, value) for column, value in changes):
-                row = self._base[number].copy()
-                for column, value in changes:
-                    row[column] = value
-                made.append(row)
-        return np.array(made) if made else self._base[:0]
+        asked = [(number, changes) for number, changes in wanted if all(self._may_be(*change) for change in changes)]
+        rows = self._base[[number for number, _ in asked]] if asked else self._base[:0]
+        at = [(i, column, value) for i, (_, changes) in enumerate(asked) for column, value in changes]
+        if at:
+            places, columns, values = zip(*at, strict=True)
+            rows[np.array(places), np.array(columns)] = values
+        return rows
 
     def missing(self) -> Matrix:
         may = sorted(self._limits.missing)
@@ -242,12 +245,12 @@ class _Makers:
         rows[:, may] = np.where(holes, np.nan, rows[:, may])
 
     def _may_be(self, feature: int, value: float) -> bool:
-        if np.isnan(value):
+        if value != value:
             return feature in self._limits.missing
         if feature in self._limits.booleans:
             return value in (0.0, 1.0)
-        if self._schema.features[feature].kind == "category" and self._limits.codes_only:
-            return value in range(_codes(self._schema.features[feature]))
+        if feature in self._codes:
+            return value in range(self._codes[feature])
         return abs(value) <= self._limits.largest
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from compile import bundle, probe
 from compile.awkward import MAGNITUDES, Limits, awkward_rows
-from compile.bundle import Backend, Manifest, Measured, Native
-from compile.candidates import candidates, inner_thresholds
+from compile.bundle import Backend, BackendName, Manifest, Measured, Native
+from compile.candidates import BACKENDS, candidates, inner_thresholds
 from compile.cross import cross_checks
 from compile.errors import ModelRefused, ParityFailed
 from compile.gate import Oracle, Progress, prove
@@ -52,19 +52,21 @@ def build_bundle(
     reference: Path | None = None,
     card: str | None = None,
     lineage: Mapping[str, str] | None = None,
-    native_target: bool = False,
+    backends: Collection[BackendName] = BACKENDS,
+    cross_check: bool = True,
     progress: Progress = lambda _: None,
 ) -> Path:
     """Compile a trained model into a proven bundle under `out`; the bundle's folder, named by its digest.
 
     `model` is an XGBoost or LightGBM booster, a scikit-learn wrapper, tree ensemble, pipeline or calibrated classifier;
     `rows` are rows encoded by `schema`, float64 (n >= 1, width), preferably a holdout. `classes`: the labels, negative
-    first; without them, the model's own. `native_target`: also compile the trees to machine code, which takes minutes.
+    first; without them, the model's own. `backends`: which forms to make; "native", the trees as machine code, takes a
+    minute. `cross_check`: also see what the usual converters make of the model.
     Raises ModelRefused or ParityFailed; then nothing is written.
     """
     proven = prove_model(
         model, schema, rows, name=name, version=version, classes=classes, threshold=threshold, lineage=lineage,
-        native_target=native_target, progress=progress,
+        backends=backends, cross_check=cross_check, progress=progress,
     )  # fmt: skip
     measured = measure(proven.scorers, rows)
     progress(f"measured: {told(measured)}; {measured.chosen} serves")
@@ -86,7 +88,8 @@ def prove_model(
     classes: Sequence[str] | None = None,
     threshold: float = 0.5,
     lineage: Mapping[str, str] | None = None,
-    native_target: bool = False,
+    backends: Collection[BackendName] = BACKENDS,
+    cross_check: bool = True,
     progress: Progress = lambda _: None,
 ) -> Proven:
     """`build_bundle` up to the point where something would be measured or written."""
@@ -101,8 +104,8 @@ def prove_model(
     progress(f"asked {normal.native.library} {normal.native.version} for {oracle.count:,} awkward rows")
 
     files: dict[str, bytes] = {}
-    backends, scorers, refused = {}, {}, {}
-    made = candidates(normal, rows, native_target=native_target, progress=progress)
+    proved, scorers, refused = {}, {}, {}
+    made = candidates(normal, rows, backends=backends, progress=progress)
     for candidate in made.sound:
         try:
             scorer = Scorer(candidate.engine, normal.program, normal.link)
@@ -112,19 +115,19 @@ def prove_model(
             progress(f"refused {failed}"[:400])
             continue
         files[candidate.file] = candidate.data
-        backends[candidate.name] = Backend(candidate.file, parity)
+        proved[candidate.name] = Backend(candidate.file, parity)
         scorers[candidate.name] = scorer
         progress(f"proved {candidate.name}: {oracle.count:,} rows, 0 differ from {normal.native.library}")
     refused |= made.refused
-    if not backends:
+    if not proved:
         raise _nothing_left(normal, refused)
     if made.checkpoint is not None:
         files["model.treelite"] = made.checkpoint
-    cross = cross_checks(normal, made.checkpoint, oracle)
+    cross = cross_checks(normal, made.checkpoint, oracle) if cross_check else {}
     for tool, finding in cross.items():
         progress(f"cross-check, {tool}: {finding}")
     files[bundle.PROBE] = _probe(oracle)
-    manifest = _manifest(normal, schema, scorers, backends, refused, cross, classes)
+    manifest = _manifest(normal, schema, scorers, proved, refused, cross, classes)
     manifest = _stamped(manifest, name=name, version=version, threshold=threshold, lineage=lineage)
     return Proven(manifest, files, scorers)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compile import trust
-from compile.bundle import Promise
+from compile.bundle import BackendName, Promise
 from compile.checkpoint import checkpoint
 from compile.engines import FILES, Engine, EngineUnavailable, engine_of
 from compile.errors import CompileError, ModelRefused
@@ -22,6 +22,9 @@ from compile.onnx_export import export_onnx
 
 Matrix = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
+
+NAMES: tuple[BackendName, ...] = ("treelite", "onnx", "native")
+BACKENDS: tuple[BackendName, ...] = ("treelite", "onnx")  # what is made unless something else is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,13 @@ class Candidates:
     checkpoint: bytes | None = None
 
 
-def candidates(normal: Normal, rows: Matrix, *, native_target: bool, progress: Progress) -> Candidates:
-    """Every form that this machine can make and open. What isn't opened here isn't proved, and what isn't proved isn't sold."""
+def candidates(
+    normal: Normal, rows: Matrix, *, backends: Collection[BackendName] = BACKENDS, progress: Progress
+) -> Candidates:
+    """The forms asked for that this machine can make and open. What isn't opened here isn't proved, nor sold.
+
+    `backends` are of a forest; what only skl2onnx converts has that one form. Treelite's checkpoint is made whichever are.
+    """
     made = Candidates()
     if normal.forest is None:
         from compile.converted import convert
@@ -51,13 +59,15 @@ def candidates(normal: Normal, rows: Matrix, *, native_target: bool, progress: P
         _add(made, "skl2onnx", "1e-6", lambda: convert(normal.final, rows, normal.program))
         return made
     forest = normal.forest
-    _add(made, "treelite", "bits", lambda: flatten(forest))
-    _add(made, "onnx", "bits", lambda: export_onnx(forest))
+    if "treelite" in backends:
+        _add(made, "treelite", "bits", lambda: flatten(forest))
+    if "onnx" in backends:
+        _add(made, "onnx", "bits", lambda: export_onnx(forest))
     try:
         made.checkpoint = checkpoint(forest)
     except ModelRefused as reason:
         progress(f"no Treelite checkpoint: {reason}")
-    if native_target:
+    if "native" in backends:
         _add_native(made, forest, progress)
     progress(", ".join(f"{made_.file} {len(made_.data) / 1024:,.0f} KiB" for made_ in made.sound))
     return made

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -16,8 +14,8 @@ import typer
 from compile.bundle import Manifest, locate, publish, read
 from compile.errors import BundleRefused, CompileError
 from compile.report import parity_lines
+from compile.rows_file import read_rows
 from compile.runtime import open_predictor
-from training.features import Feature, FeatureSchema, InputRefused, encode
 
 
 def compile_model(
@@ -25,6 +23,10 @@ def compile_model(
     store: Annotated[Path, typer.Option(envvar="COPPICE_STORE", help="release store to publish the bundle to")] = Path(
         "var/releases"
     ),
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="a form to make: treelite, onnx, native; repeat it; default: treelite and onnx"),
+    ] = None,
     key: Annotated[
         str | None, typer.Option(envvar="COPPICE_SIGNING_KEY", help="sign the bundle: a private key's name or file")
     ] = None,
@@ -35,15 +37,25 @@ def compile_model(
     either side, missing values, every category, the holdout. Margins must be equal bit for bit or there is no bundle.
     The last line printed is the bundle's digest, which `coppice routes publish` takes.
 
+    Forms: `treelite` is walked by a C kernel and is nearly always the fastest; `onnx` runs in ONNX Runtime, also where no
+    kernel was built; `native` is machine code, made by gcc in seconds to a minute, and opened only where it was built or
+    came signed.
+
     \b
         coppice compile churn@champion
         coppice compile churn@3 --store /mnt/releases
+        coppice compile churn@3 --backend treelite --backend onnx --backend native
         coppice compile churn@3 --key release-2026           # `coppice keys new release-2026` made it
     """
     from compile import keys, signing
     from compile.build import build_bundle
+    from compile.candidates import BACKENDS, NAMES
     from training.registry import download
 
+    wanted = [name for name in NAMES if name in (backend or BACKENDS)]
+    for name in backend or ():
+        if name not in NAMES:
+            raise CompileError(f"--backend {name}: is none of {', '.join(NAMES)}")
     signs = keys.private_key(key) if key else None
     if signs:
         keys.public_half(signs)  # a key that can't sign is refused now, not after the proof
@@ -67,6 +79,7 @@ def compile_model(
             reference=shelf.reference,
             card=shelf.card,
             lineage=shelf.lineage,
+            backends=wanted,
             progress=progress,
         )
         digest = publish(built, store)
@@ -151,38 +164,6 @@ def score_file(
         coppice score var/releases/bundles/3f2a... rows.csv > scores.txt
     """
     predictor = open_predictor(bundle, backend)
-    schema = predictor.manifest.schema
-    try:
-        with rows.open(newline="", encoding="utf-8") as file:
-            matrix = encode(schema, list(_typed(schema, csv.DictReader(file))))
-    except (OSError, UnicodeDecodeError) as unreadable:
-        raise BundleRefused(f"{rows}: {unreadable}") from None
-    except InputRefused as refused:
-        raise CompileError(f"{rows}: {refused}") from None
+    matrix = read_rows(rows, predictor.manifest.schema)
     scores = predictor.margin(matrix) if margin else predictor.score(matrix)
     sys.stdout.writelines(",".join(map(repr, row)) + "\n" for row in scores.tolist())
-
-
-def _typed(schema: FeatureSchema, rows: Iterable[dict[str, str]]) -> Iterable[dict[str, object]]:
-    """CSV knows strings alone: each cell becomes what the schema says its column is."""
-    for number, row in enumerate(rows, start=2):
-        try:
-            yield {f.name: _cell(f, row[f.name]) for f in schema.features if row.get(f.name) is not None}
-        except ValueError as wrong:
-            raise InputRefused(f"line {number}", str(wrong)) from None
-
-
-def _cell(feature: Feature, text: str) -> object:
-    text = text.strip()
-    if not text:
-        return None
-    if feature.kind == "number":
-        try:
-            return float(text)
-        except ValueError:
-            raise ValueError(f"{feature.name}: {text!r} is not a number") from None
-    if feature.kind == "boolean":
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise ValueError(f"{feature.name}: {text!r} is not true or false")
-        return text.lower() in ("true", "1")
-    return text

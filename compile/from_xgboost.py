@@ -24,7 +24,16 @@ def forest_of(booster: Any, *, in_place: bool = False) -> tuple[Forest, Link]:
 
     Raises ModelRefused, naming the part, for whatever the form can't say.
     """
-    learner = json.loads(bytes(booster.save_raw("json")))["learner"]
+    return forest_in(learner_of(booster), in_place=in_place)
+
+
+def learner_of(booster: Any) -> dict[str, Any]:
+    """The booster's own JSON, which a large model takes a second to write and read."""
+    learner: dict[str, Any] = json.loads(bytes(booster.save_raw("json")))["learner"]
+    return learner
+
+
+def forest_in(learner: dict[str, Any], *, in_place: bool = False) -> tuple[Forest, Link]:
     gradient, objective = learner["gradient_booster"], learner["objective"]["name"]
     if gradient["name"] not in ("gbtree", "dart"):
         raise ModelRefused(f"booster={gradient['name']}: has no trees; only gbtree and dart are compiled")
@@ -52,9 +61,8 @@ def forest_of(booster: Any, *, in_place: bool = False) -> tuple[Forest, Link]:
     return forest, xgboost_link(objective)
 
 
-def pandas_categories(booster: Any) -> dict[int, tuple[Any, ...]]:
+def pandas_categories(learner: dict[str, Any]) -> dict[int, tuple[Any, ...]]:
     """The categories, in code order, of each feature that the booster knows by name: the training frame's values."""
-    learner = json.loads(bytes(booster.save_raw("json")))["learner"]
     model = learner["gradient_booster"]
     encoded = (model.get("gbtree", model)).get("model", {}).get("cats", {}).get("enc", [])
     found: dict[int, tuple[Any, ...]] = {}

@@ -61,8 +61,9 @@ def read_estimator(estimator: Any, inputs: Inputs) -> Part:
 
 def _xgboost(estimator: Any, inputs: Inputs) -> Part:
     booster = _best_rounds(estimator)
-    forest, link = from_xgboost.forest_of(booster, in_place=booster is not estimator)
-    categories = from_xgboost.pandas_categories(booster)
+    learner = from_xgboost.learner_of(booster)
+    forest, link = from_xgboost.forest_in(learner, in_place=booster is not estimator)
+    categories = from_xgboost.pandas_categories(learner)
     places = _places(booster.feature_names, forest.width, inputs)
     codes = {}
     for feature, known in categories.items():

@@ -309,7 +309,13 @@ def test_a_library_runs_if_it_was_built_here_or_came_signed(tiny: Path, pair: Pa
 
 def test_a_native_backend_serves_only_where_it_may_run(home: Path) -> None:
     built = build_bundle(
-        train_mixed("xgboost", 3), MIXED, mixed_rows(50), home / "built", name="m", version="1", native_target=True
+        train_mixed("xgboost", 3),
+        MIXED,
+        mixed_rows(50),
+        home / "built",
+        name="m",
+        version="1",
+        backends=("onnx", "native"),
     )
     assert open_predictor(built, "native").backend == "native"
     (trust.state_folder() / f"built-{next(built.glob('*.so')).stem.removeprefix('model-')}").unlink()

@@ -78,7 +78,7 @@ def test_help_imports_no_package() -> None:
 @pytest.mark.parametrize(
     "verb",
     [
-        *("train", "models", "simulate", "compile", "parity", "score", "verify", "inspect", "sign", "keys"),
+        *("train", "models", "simulate", "compile", "parity", "score", "bench", "verify", "inspect", "sign", "keys"),
         *("routes", "serve", "predict", "compact", "reconcile", "drift", "demo"),
     ],
 )
@@ -96,6 +96,8 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (["train", "--data", "nowhere.csv", "--target", "y"], 2, "nowhere.csv"),
         (["train", "no-such-recipe"], 2, "no-such-recipe"),
         (["score", "nowhere", "rows.csv"], 2, "nowhere"),
+        (["bench", "nowhere"], 2, "nowhere"),
+        (["compile", "churn", "--backend", "fast"], 2, "--backend fast"),
         (["verify", "nowhere"], 2, "nowhere"),
         (["verify", "ab" * 32], 2, "abab"),
         (["inspect", "nowhere"], 2, "nowhere"),
