@@ -27,6 +27,9 @@ def compile_model(
         list[str] | None,
         typer.Option(help="a form to make: treelite, onnx, native; repeat it; default: treelite and onnx"),
     ] = None,
+    cross_check: Annotated[
+        bool, typer.Option(help="also ask what the usual converters make of the model; some seconds for a large one")
+    ] = True,
     key: Annotated[
         str | None, typer.Option(envvar="COPPICE_SIGNING_KEY", help="sign the bundle: a private key's name or file")
     ] = None,
@@ -80,6 +83,7 @@ def compile_model(
             card=shelf.card,
             lineage=shelf.lineage,
             backends=wanted,
+            cross_check=cross_check,
             progress=progress,
         )
         digest = publish(built, store)

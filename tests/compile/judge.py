@@ -12,9 +12,10 @@ from asked import asked
 from kind import Answers, Case, Kind, Matrix
 
 from compile import build_bundle, open_predictor
+from compile.candidates import BACKENDS, NAMES
 from compile.errors import ModelRefused, ParityFailed
 
-EXACT = ("treelite", "onnx")
+EXACT = ("treelite", "onnx", "native")
 TOLERANCE = 1e-6
 
 
@@ -34,7 +35,7 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
 
 
-def judge(kind: Kind, seed: int, folder: Path) -> Verdict:
+def judge(kind: Kind, seed: int, folder: Path, *, native: bool = False) -> Verdict:
     """Trains, asks the native model, builds, and asks each backend of the opened bundle."""
     case = kind.make(seed)
     rows = asked(case, seed)
@@ -42,6 +43,7 @@ def judge(kind: Kind, seed: int, folder: Path) -> Verdict:
     verdict = Verdict(kind, seed, sum(map(len, rows.values())), len(case.thresholds))
     named: dict[str, Any] = {"classes": case.classes} if case.classes else {}
     try:
+        named["backends"] = NAMES if native else BACKENDS
         path = build_bundle(case.model, case.schema, case.rows, folder, name=kind.id, version="1", **named)
         verdict.task, backends = open_predictor(path).manifest.task, sorted(open_predictor(path).manifest.backends)
         for backend in backends:

@@ -55,7 +55,7 @@ def test_a_kind_answers_as_its_library_or_is_refused(
 ) -> None:
     seeds = verdicts.setdefault(kind.id, [])
     for seed in range(size(1, 4)):
-        verdict = judge(kind, seed, tmp_path / str(seed))
+        verdict = judge(kind, seed, tmp_path / str(seed), native=seed == 0 and bool(size(kind.id in THROUGH_ONNX, 1)))
         seeds.append(verdict)
         assert not verdict.wrong, "\n".join(verdict.wrong)
         assert verdict.thresholds or SPLITLESS.search(kind.id), "the judge found no threshold to ask at"
