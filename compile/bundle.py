@@ -106,7 +106,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     task: Task
     outputs: tuple[str, ...]
     classes: tuple[str, ...]
-    threshold: float  # binary: the positive class is predicted above it
+    threshold: float  # binary, multilabel: the positive class, or the label, is predicted above it
     schema: FeatureSchema
     program: Program | None
     margins: int

@@ -7,6 +7,10 @@ twice and no row twice; rows whose (writer, seq) another part of that writer hol
 segment is deleted only after its parts were synced, read back with their checksums, and found to hold every row. One with
 a spoiled block in its middle moves to `<traffic>/damaged/` instead: nothing readable is lost, nothing unreadable is hidden.
 
+Columns are those of the log, with what a tag says of many rows spelled out. `scores` holds all scores of a row of a model of
+several outputs, in its bundle's order, and is null of a model of one; parts and segments of older releases lack it, and
+read as null.
+
 Sealed segments are taken always; open ones when their writer is dead: the page no longer names it, or its process is gone.
 """
 
@@ -29,11 +33,19 @@ import pyarrow.parquet as pq
 
 from monitoring.errors import LakeRefused
 from serving.page import Page
-from serving.traffic import Segment, split_payload
+from serving.traffic import COLUMNS, SCORES, Segment, split_payload
 
 PARTITIONS = pa.schema([("model", pa.string()), ("date", pa.string()), ("hour", pa.string())])
+NUMBERS = pa.list_(pa.float64())
+TYPES = {
+    "int32": pa.int32(), "int64": pa.int64(), "double": pa.float64(), "string": pa.string(), "list<double>": NUMBERS,
+}  # fmt: skip
 SHARED = ("model", "version", "arm", "generation", "role", "schema")  # of a tag
 HOUR_US = 3_600_000_000
+SCHEMA = pa.schema(
+    [(name, TYPES[kind]) for name, kind in (*COLUMNS, SCORES) if name != "tag"]
+    + [(name, pa.int64() if name == "generation" else pa.string()) for name in (*SHARED, "writer")]
+)
 
 
 @dataclass
@@ -165,10 +177,11 @@ def _table(payload: bytes) -> pa.Table:
     """A block's rows with what they share spelled out; a row without a unit of its own has its request id for one."""
     facts, stream = split_payload(payload)
     table = pyarrow.ipc.open_stream(stream).read_all()
+    if SCORES[0] not in table.column_names:
+        table = table.append_column(SCORES[0], pa.nulls(len(table), NUMBERS))
     tags = table.column("tag").to_numpy()
     for name in SHARED:
-        kind = pa.int64() if name == "generation" else pa.string()
-        values = pa.array([getattr(tag, name) for tag in facts.tags], kind)
+        values = pa.array([getattr(tag, name) for tag in facts.tags], SCHEMA.field(name).type)
         table = table.append_column(name, values.take(pa.array(tags)))
     unit = pc.if_else(pc.equal(table.column("unit"), ""), table.column("request_id"), table.column("unit"))
     table = table.set_column(table.column_names.index("unit"), "unit", unit)
@@ -232,6 +245,7 @@ def _dataset(folder: Path) -> Any:
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     return ds.dataset(
         folder.parent,
+        schema=pa.unify_schemas([SCHEMA, PARTITIONS]),  # given, since a dataset's own is the first part's: an old one's
         format=ds.ParquetFileFormat(default_fragment_scan_options=options),
         partitioning=ds.partitioning(PARTITIONS, flavor="hive"),
         exclude_invalid_files=False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 
@@ -43,25 +44,19 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
         return [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
 
 
-Encode = Callable[[float, bytes, int, int, int], Answer]
-"""(score, request id, parse µs, queue µs, score µs) -> Answer"""
+Encode = Callable[[Any, bytes, int, int, int], Answer]
+"""(a row's finite scores as its lane gives them, request id, parse µs, queue µs, score µs) -> Answer"""
+Spell = Callable[[Any], bytes]
+"""A row's finite scores -> the beginning of a JSON object, `{` to its last own field."""
 
 
 def binary_encoder(
     *, classes: tuple[str, str], threshold: float, version: str, arm: str, generation: int, fallback_from: str = ""
 ) -> Encode:
     """The encoder of one arm of a binary classifier: all that does not vary by request is laid out here, once."""
-    marks = f"x-model-version: {version}\r\nx-arm: {arm}\r\nx-routes-generation: {generation}\r\n"
-    if fallback_from:
-        marks += f"x-fallback-from: {fallback_from}\r\n"
-    head = (
-        b"content-length: %d\r\ncontent-type: application/json\r\nx-request-id: %b\r\n"
-        + marks.replace("%", "%%").encode("latin-1")
-        + b"server-timing: parse;dur=%b, queue;dur=%b, score;dur=%b\r\n"
-    )
-    tail = _escaped(b',"model_version":%b,"arm":%b,"request_id":"' % (_json(version), _json(arm))) + b'%b"}'
+    head, tail = _layout(version, arm, generation, fallback_from)
     positive, negative = (
-        _escaped(b'{"prediction":%b,"probability":' % _json(label)) + b"%b" + tail for label in classes[::-1]
+        _escaped(b'{"prediction":%b,"probability":' % spelled(label)) + b"%b" + tail for label in classes[::-1]
     )
 
     def encode(score: float, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:
@@ -71,6 +66,33 @@ def binary_encoder(
         )  # fmt: skip
 
     return encode
+
+
+def spelling_encoder(spell: Spell, *, version: str, arm: str, generation: int, fallback_from: str = "") -> Encode:
+    """The encoder of one arm whose body begins as `spell` says; marks and headers are a binary classifier's."""
+    head, tail = _layout(version, arm, generation, fallback_from)
+
+    def encode(scores: Any, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:
+        body = spell(scores) + tail % request_id
+        return Answer(
+            200, head % (len(body), request_id, _ms[parse_us], _ms[queue_us], _ms[score_us]), body
+        )  # fmt: skip
+
+    return encode
+
+
+def _layout(version: str, arm: str, generation: int, fallback_from: str) -> tuple[bytes, bytes]:
+    """(the header lines, the end of the body), to be filled in by request."""
+    marks = f"x-model-version: {version}\r\nx-arm: {arm}\r\nx-routes-generation: {generation}\r\n"
+    if fallback_from:
+        marks += f"x-fallback-from: {fallback_from}\r\n"
+    head = (
+        b"content-length: %d\r\ncontent-type: application/json\r\nx-request-id: %b\r\n"
+        + marks.replace("%", "%%").encode("latin-1")
+        + b"server-timing: parse;dur=%b, queue;dur=%b, score;dur=%b\r\n"
+    )
+    tail = _escaped(b',"model_version":%b,"arm":%b,"request_id":"' % (spelled(version), spelled(arm))) + b'%b"}'
+    return head, tail
 
 
 def refusal(refused: RequestRefused, request_id: bytes) -> Answer:
@@ -83,6 +105,12 @@ def refusal(refused: RequestRefused, request_id: bytes) -> Answer:
 
 def model_failed(request_id: bytes) -> Answer:
     return plain(500, {"error": "the model could not score this row; the server's log has the cause"}, request_id)
+
+
+def score_not_finite(request_id: bytes) -> Answer:
+    """The model did answer, with what JSON cannot carry. Never null or a cut number: that would be another answer."""
+    error = "the model's score of this row is infinite, which JSON cannot carry; the traffic log has it"
+    return plain(500, {"error": error}, request_id)
 
 
 def plain(status: int, body: object, request_id: bytes = b"") -> Answer:
@@ -111,7 +139,8 @@ class _Milliseconds(dict[int, bytes]):
 _ms = _Milliseconds()
 
 
-def _json(text: str) -> bytes:
+def spelled(text: str) -> bytes:
+    """The text as JSON."""
     return msgspec.json.encode(text)
 
 

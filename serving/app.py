@@ -153,6 +153,7 @@ def _add_model(app: FastAPI, live: Live) -> None:
             "version": champion.version,
             "generation": now.routes.generation,
             "task": champion.task,
+            "outputs": champion.outputs,
             "classes": champion.classes,
             "threshold": champion.threshold,
             "arms": {arm.name: {"version": arm.manifest.version, "share": _share(arm, now.points)} for arm in now.arms},

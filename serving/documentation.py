@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from serving.live import Snapshot
+from serving.tasks import answer_schema
 from training.features import Feature
 
 ERROR = {
@@ -20,7 +21,7 @@ REFUSALS = {
     "413": "the body is too long",
     "415": "the body is of another content type",
     "422": "a named field is missing, of the wrong type or out of range",
-    "500": "the model could not score the row",
+    "500": "the model could not score the row, or its score is infinite",
     "503": "too many rows are waiting; retry after the seconds that the header says",
 }
 JSON_TYPE = {"number": "number", "category": "string", "boolean": "boolean"}
@@ -41,9 +42,8 @@ def _describe(operation: dict[str, Any], path: str, now: Snapshot) -> None:
     operation["tags"] = ["scoring"]
     operation["parameters"] = [_header("x-request-id", "returned and logged"), _header("x-unit", "who is assigned")]
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _body(now)}}}
-    operation["responses"] = {
-        "200": {"description": "the score", "content": {"application/json": {"schema": _answer(now)}}}
-    }
+    answer = answer_schema(now.champion.manifest, [arm.name for arm in now.arms])
+    operation["responses"] = {"200": {"description": "the score", "content": {"application/json": {"schema": answer}}}}
     for status, description in REFUSALS.items():
         operation["responses"][status] = {
             "description": description,
@@ -71,20 +71,6 @@ def _property(feature: Feature) -> dict[str, Any]:
             described["examples"] = list(feature.categories[:5])
     bounds = {"minimum": feature.low, "maximum": feature.high}
     return described | {word: bound for word, bound in bounds.items() if bound is not None}
-
-
-def _answer(now: Snapshot) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "required": ["prediction", "probability", "model_version", "arm", "request_id"],
-        "properties": {
-            "prediction": {"type": "string", "enum": list(now.champion.manifest.classes)},
-            "probability": {"type": "number", "minimum": 0, "maximum": 1},
-            "model_version": {"type": "string"},
-            "arm": {"type": "string", "enum": [arm.name for arm in now.arms]},
-            "request_id": {"type": "string"},
-        },
-    }
 
 
 def _header(name: str, description: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -14,13 +15,14 @@ from compile.bundle import Manifest, locate
 from compile.runtime import Predictor, open_predictor
 from compile.trust import Trust
 from serving import page
-from serving.answers import Encode, binary_encoder
+from serving.answers import Encode
 from serving.decoding import Decode, decoder
 from serving.errors import NothingToServe, RoutesRefused
-from serving.lanes import Lane, Scored, Tally, measure
+from serving.lanes import Lane, Scored, Tally, finite_test, measure
 from serving.routes import CHAMPION, POINTS, Routes, models, read
 from serving.segments import Role
 from serving.settings import Settings
+from serving.tasks import encoder, refuse_other_answers
 from serving.traffic import Tag, TrafficLog
 
 
@@ -32,6 +34,8 @@ class Arm(msgspec.Struct, frozen=True, eq=False, gc=False):
     lane: Lane
     inline: bool
     tag: int
+    put: Callable[..., None]  # the log's, for as many scores as the bundle has outputs
+    finite: Callable[[Any], bool]
     encode: Encode
     rows_cell: int  # of the page: where its answered rows are counted
     errors_cell: int
@@ -86,6 +90,7 @@ class ShadowLane:
         sample: float,
         tag: int,
         put: Callable[..., None],
+        finite: Callable[[Any], bool],
         slot: page.Slot,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -93,6 +98,7 @@ class ShadowLane:
         self._sample = sample
         self._tag = tag
         self._put = put
+        self._finite = finite
         self._cells = slot.cells
         self._loop = loop
         self._waiting: list[tuple[int, bytes, bytes, bytes]] = []
@@ -122,7 +128,7 @@ class ShadowLane:
     def _score(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes) -> None:
         def done(scored: Scored) -> None:
             value, queue_us, score_us, rows = scored
-            status = 200 if value == value else 500
+            status = 200 if self._finite(value) else 500
             self._put(self._tag, ts_us, request_id, 0, unit, row, value, status, 0, queue_us, score_us, rows)
 
         self.lane.submit(row, done)
@@ -172,9 +178,9 @@ class Loader:
     def _arm(self, routes: Routes, name: str, champion: Arm | None) -> Arm:
         predictor, lane = self._open(routes.arms[name])
         manifest = predictor.manifest
-        negative, positive = _binary_classes(name, manifest)
         if champion is not None:
             _refuse_other_inputs(name, manifest, champion.manifest)
+            refuse_other_answers(name, manifest, champion.manifest)
         series = self.slot.series(f"{manifest.model}/{manifest.version}/{name}")
         return Arm(
             name=name,
@@ -182,13 +188,9 @@ class Loader:
             lane=lane,
             inline=lane.reason == "inline",
             tag=self._tag(routes, manifest, name, "served"),
-            encode=binary_encoder(
-                classes=(negative, positive),
-                threshold=manifest.threshold,
-                version=manifest.version,
-                arm=name,
-                generation=routes.generation,
-            ),
+            put=self.log.put_of(predictor.outputs),
+            finite=finite_test(predictor.outputs),
+            encode=encoder(manifest, arm=name, generation=routes.generation),
             rows_cell=series,
             errors_cell=series + 1,
             fallback=champion,
@@ -197,8 +199,10 @@ class Loader:
     def _shadow(self, routes: Routes, name: str, bundle: str, sample: float, champion: Arm) -> ShadowLane:
         predictor, lane = self._open(bundle)
         _refuse_other_inputs(name, predictor.manifest, champion.manifest)
+        refuse_other_answers(name, predictor.manifest, champion.manifest)
         tag = self._tag(routes, predictor.manifest, name, "shadow")
-        return ShadowLane(lane, sample, tag, self.log.put, self.slot, self.loop)
+        put, finite = self.log.put_of(predictor.outputs), finite_test(predictor.outputs)
+        return ShadowLane(lane, sample, tag, put, finite, self.slot, self.loop)
 
     def _open(self, bundle: str) -> tuple[Predictor, Lane]:
         path = locate(self.settings.store, bundle)
@@ -252,13 +256,6 @@ def lane_tally(slot: page.Slot) -> Tally:
         slot.observe(page.QUEUE_SECONDS, queue_us)
 
     return tally
-
-
-def _binary_classes(name: str, manifest: Manifest) -> tuple[str, str]:
-    if manifest.task != "binary":
-        raise RoutesRefused(f"{name}: is a {manifest.task} model; this version serves binary classifiers")
-    negative, positive = manifest.classes
-    return negative, positive
 
 
 def _refuse_other_inputs(name: str, manifest: Manifest, champion: Manifest) -> None:

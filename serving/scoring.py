@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import re
 from collections.abc import Callable
 from time import perf_counter_ns, time_ns
@@ -12,9 +11,9 @@ from time import perf_counter_ns, time_ns
 import msgspec
 
 from serving import page
-from serving.answers import Answer, model_failed, refusal
+from serving.answers import Answer, model_failed, refusal, score_not_finite
 from serving.errors import Overloaded, RequestRefused
-from serving.lanes import Scored
+from serving.lanes import Scored, Scores
 from serving.live import Arm, Live, Snapshot
 from serving.traffic import TrafficLog
 
@@ -48,7 +47,6 @@ def scorer(live: Live, log: TrafficLog, slot: page.Slot, *, split: bool, unit_fi
     Event-loop thread only.
     """
     cells = slot.cells
-    put = log.put
     new_id = id_maker(log.writer)
     find_unit = unit_finder(unit_field)
 
@@ -75,13 +73,13 @@ def scorer(live: Live, log: TrafficLog, slot: page.Slot, *, split: bool, unit_fi
             value = arm.lane.score_now(row)
         except Exception:  # endpoint edge: recorded, and the champion answers instead
             logger.exception("%s failed on a row", arm.name)
-            value = math.nan
+            value = arm.lane.failed
         score_us = (perf_counter_ns() - decoded) // 1000
         cells[page.DISPATCH_INLINE] += 1
-        if value != value:  # NaN
+        if not arm.finite(value):
             request = Request(now, arm, ts_us, request_id, unit, row, parse_us, reply)
             return finish(request, Scored(value, 0, score_us, 1))
-        put(arm.tag, ts_us, request_id, 0, unit, row, value, 200, parse_us, 0, score_us, 1)
+        arm.put(arm.tag, ts_us, request_id, 0, unit, row, value, 200, parse_us, 0, score_us, 1)
         cells[arm.rows_cell] += 1
         if now.shadows:
             now.offer_to_shadows(ts_us, request_id, unit, row)
@@ -94,7 +92,7 @@ def scorer(live: Live, log: TrafficLog, slot: page.Slot, *, split: bool, unit_fi
             value = request.arm.lane.score_now(request.row)
         except Exception:  # endpoint edge, as above
             logger.exception("%s failed on a row", request.arm.name)
-            value = math.nan
+            value = request.arm.lane.failed
         return finish(request, Scored(value, 0, (perf_counter_ns() - began) // 1000, 1))
 
     def submit(request: Request) -> Answer | None:
@@ -112,29 +110,34 @@ def scorer(live: Live, log: TrafficLog, slot: page.Slot, *, split: bool, unit_fi
     def finish(request: Request, scored: Scored) -> Answer | None:
         """Log, count, answer. An arm that failed falls back to the champion; the log has a row of each."""
         arm, (value, queue_us, score_us, rows) = request.arm, scored
-        failed = value != value  # NaN is how a lane says so
-        status = 500 if failed else 200
-        put(
+        finite = arm.finite(value)
+        status = 200 if finite else 500
+        arm.put(
             arm.tag, request.ts_us, request.id, 0, request.unit, request.row, value, status,
             request.parse_us, queue_us, score_us, rows,
         )  # fmt: skip
-        if failed:
-            return fall_back(request)
+        if not finite:
+            return fall_back(request, value)
         cells[arm.rows_cell] += 1
         if request.now.shadows:
             request.now.offer_to_shadows(request.ts_us, request.id, request.unit, request.row)
         return arm.encode(value, request.id, request.parse_us, queue_us, score_us)
 
-    def fall_back(request: Request) -> Answer | None:
+    def fall_back(request: Request, value: Scores) -> Answer | None:
         cells[request.arm.errors_cell] += 1
         champion = request.arm.fallback
         if champion is None:
-            return model_failed(request.id)
+            return model_failed(request.id) if has_nan(value) else score_not_finite(request.id)
         cells[page.FALLBACKS] += 1
         request = msgspec.structs.replace(request, arm=champion)
         return score_inline(request) if champion.inline else submit(request)
 
     return score
+
+
+def has_nan(scores: Scores) -> bool:
+    """NaN is how a lane says that the model failed on the row."""
+    return any(score != score for score in (scores if isinstance(scores, tuple) else (scores,)))
 
 
 def unit_finder(field: str) -> Callable[[bytes], bytes]:

@@ -1,11 +1,16 @@
 """The segment format: blocks of traffic rows, appended by one writer, each whole or detectably not.
 
-    file    = magic "COPPSEG1"  block*
+    file    = magic "COPPSEG2"  block*
     block   = "BLK1"  length: uint32  crc32(length, payload): uint32  payload        little-endian
     payload = length of facts: uint32  facts: JSON  one Arrow IPC stream of one record batch, uncompressed
     facts   = {"writer": "...", "tags": [{"model", "version", "arm", "generation", "role", "schema"}, ...]}
 
-The batch has the columns of `COLUMNS`. What many rows share stands once, in the facts: `tag` is the row's place in the
+The batch has the columns of `COLUMNS`, and after them `SCORES` where the block holds a row of a model of several outputs:
+all of that row's scores, in the order of its bundle's outputs, and null for a row of a model of one; a reader takes an
+absent column for nulls. `score` is then the first of them. Rows of models of one output therefore cost what they did in
+version 1, magic "COPPSEG1", which has no such column and is read as well; nobody writes it any more.
+
+What many rows share stands once, in the facts: `tag` is the row's place in the
 tags, and the writer is the same for all. An empty `unit` means that the request id was the unit.
 
 Names: `<traffic>/open/<writer>-<n>.seg` while the writer appends, `<traffic>/sealed/<writer>-<n>.seg` after it was
@@ -26,7 +31,8 @@ from typing import Literal
 
 import msgspec
 
-MAGIC = b"COPPSEG1"
+MAGIC = b"COPPSEG2"
+READ = (MAGIC, b"COPPSEG1")
 BLOCK_MAGIC = b"BLK1"
 _HEAD = struct.Struct("<4sII")
 _LENGTH = struct.Struct("<I")
@@ -46,6 +52,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("batch_rows", "int32"),
     ("seq", "int64"),
 )
+SCORES = ("scores", "list<double>")
 
 
 Role = Literal["served", "shadow"]
@@ -96,7 +103,7 @@ class Segment:
         """Each whole, verified payload, in order. Raises ValueError, naming the file, where it is no segment."""
         data = self.path.read_bytes()
         self.bad_bytes, self.bad_blocks = 0, []
-        if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        if data[: len(MAGIC)] not in {magic[: len(data)] for magic in READ}:
             raise ValueError(f"{self.path}: not a segment of this version")
         at = len(MAGIC)
         while at < len(data):

@@ -1,7 +1,8 @@
 """The traffic log: every scored row, handed over in constant time and written by a thread of its own.
 
 One row per scored row, in the format of `serving.segments`; `role` is `served` or `shadow`, `features` the encoded row,
-`score` NaN and `status` 500 where the model failed. Times are µs since 1970 (`ts_us`) or µs (`*_us`).
+`score` NaN and `status` 500 where the model failed, infinite and 500 where its score is; a model of several outputs has
+`scores` besides. Times are µs since 1970 (`ts_us`) or µs (`*_us`).
 
 `TrafficLog.put` numbers the row (`seq`, from 1 in each writer) and counts it on the shared page before it stores it, so
 that at any moment
@@ -14,56 +15,22 @@ unwritten: the difference. Nothing here blocks a request or raises into one.
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import secrets
-import struct
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
-from typing import Any
-
-import msgspec
-import numpy as np
 
 from serving import page
-from serving.segments import COLUMNS, MAGIC, Facts, Segment, Tag, frame, join_payload, read_segment, split_payload
+from serving.blocks import RECORD, Block, arrow, encode_block
+from serving.segments import COLUMNS, MAGIC, SCORES, Facts, Segment, Tag, frame, read_segment, split_payload
 
-__all__ = ["COLUMNS", "Facts", "Segment", "Tag", "TrafficLog", "read_segment", "split_payload"]
+__all__ = ["COLUMNS", "SCORES", "Facts", "Segment", "Tag", "TrafficLog", "read_segment", "split_payload"]
 
 logger = logging.getLogger("coppice")
-
-_RECORD = struct.Struct("<qqd7i")
-_RECORD_TYPE = np.dtype(
-    [
-        ("ts_us", "<i8"),
-        ("seq", "<i8"),
-        ("score", "<f8"),
-        ("tag", "<i4"),
-        ("row", "<i4"),
-        ("status", "<i4"),
-        ("parse_us", "<i4"),
-        ("queue_us", "<i4"),
-        ("score_us", "<i4"),
-        ("batch_rows", "<i4"),
-    ]
-)
-
-
-class _Block:
-    """Rows on their way to the writer. Fixed-size fields are packed in place; the others wait in lists."""
-
-    __slots__ = ("count", "features", "ids", "records", "units")
-
-    def __init__(self, rows: int) -> None:
-        self.records = bytearray(_RECORD.size * rows)
-        self.ids: list[bytes] = []
-        self.units: list[bytes] = []
-        self.features: list[bytes] = []
-        self.count = 0
 
 
 class TrafficLog:
@@ -87,13 +54,13 @@ class TrafficLog:
         self._block_rows = block_rows
         self._max_blocks = max_blocks
         self._flush_s = flush_s
-        self._block = _Block(block_rows)
+        self._block = Block(block_rows)
         self._seq = 0
         self._tags: list[Tag] = []
         self._tag_numbers: dict[Tag, int] = {}
         self._flushed = monotonic()
-        self._queue: SimpleQueue[_Block | None] = SimpleQueue()
-        _arrow()
+        self._queue: SimpleQueue[Block | None] = SimpleQueue()
+        arrow()
         slot.begin_writer(self.writer)
         file = _SegmentFile(folder, self.writer, rotate_bytes=rotate_bytes, rotate_s=rotate_s, cells=slot.cells)
         self._thread = Thread(target=self._write, args=(file,), name="traffic", daemon=True)
@@ -126,8 +93,8 @@ class TrafficLog:
         self._seq = seq = self._seq + 1
         self._cells[page.WRITER_SEQ] = seq
         self._cells[page.ROWS] += 1
-        _RECORD.pack_into(
-            block.records, block.count * _RECORD.size,
+        RECORD.pack_into(
+            block.records, block.count * RECORD.size,
             ts_us, seq, score, tag, row, status, parse_us, queue_us, score_us, batch_rows,
         )  # fmt: skip
         block.ids.append(request_id)
@@ -136,6 +103,24 @@ class TrafficLog:
         block.count += 1
         if block.count == self._block_rows:
             self._hand_over()
+
+    def put_of(self, outputs: int) -> Callable[..., None]:
+        """`put`, or for a model of several outputs the same of a tuple of scores."""
+        return self.put if outputs == 1 else self._put_several
+
+    def _put_several(
+        self,
+        tag: int,
+        ts_us: int,
+        request_id: bytes,
+        row: int,
+        unit: bytes,
+        features: bytes,
+        scores: tuple[float, ...],
+        *rest: int,
+    ) -> None:
+        self._block.scores[self._block.count] = scores
+        self.put(tag, ts_us, request_id, row, unit, features, scores[0], *rest)
 
     def tick(self) -> None:
         """Called a few times a second: hands over what has waited for `flush_s`, so that a quiet log is not stale."""
@@ -151,7 +136,7 @@ class TrafficLog:
         return not self._thread.is_alive()
 
     def _hand_over(self, urgent: bool = False) -> None:
-        block, self._block = self._block, _Block(self._block_rows)
+        block, self._block = self._block, Block(self._block_rows)
         self._flushed = monotonic()
         if self._queue.qsize() >= self._max_blocks and not urgent:
             self._cells[page.ROWS_DROPPED_FULL] += block.count
@@ -276,71 +261,6 @@ class _SegmentFile:
         self._unsynced = False
         self._synced = monotonic()
         self._cells[page.FSYNCS] += 1
-
-
-def encode_block(block: _Block, tags: list[Tag], writer: str) -> bytes:
-    """The block's payload; 0.4 µs a row in blocks of hundreds."""
-    arrow = _arrow()
-    records = np.frombuffer(block.records, dtype=_RECORD_TYPE, count=block.count)
-    columns: dict[str, Any] = {
-        "request_id": arrow.texts(block.ids),
-        "unit": arrow.texts(block.units),
-        "features": arrow.lists(block.features),
-    }
-    for name, kind in COLUMNS:
-        if name not in columns:
-            columns[name] = arrow.numbers(kind, np.ascontiguousarray(records[name]))
-    facts = msgspec.json.encode(Facts(writer, tuple(tags)))
-    return join_payload(facts, arrow.stream([columns[name] for name, _ in COLUMNS], block.count))
-
-
-@lru_cache(maxsize=1)
-def _arrow() -> _Arrow:
-    """Made when a log is: the first block must not wait for an import while requests fill the queue behind it."""
-    return _Arrow()
-
-
-class _Arrow:
-    """nanoarrow with the types made once: making them anew was two thirds of a block's cost."""
-
-    def __init__(self) -> None:
-        import nanoarrow
-        from nanoarrow.ipc import StreamWriter
-
-        self._array = nanoarrow.c_array_from_buffers
-        self._writer_to = StreamWriter.from_writable
-        makers = {
-            "int32": nanoarrow.int32(),
-            "int64": nanoarrow.int64(),
-            "double": nanoarrow.float64(),
-            "string": nanoarrow.string(),
-            "list<double>": nanoarrow.list_(nanoarrow.float64()),
-        }
-        self._types = {kind: nanoarrow.c_schema(made) for kind, made in makers.items()}
-        self._row = nanoarrow.c_schema(nanoarrow.struct({name: makers[kind] for name, kind in COLUMNS}))
-
-    def numbers(self, kind: str, values: Any) -> Any:
-        return self._array(self._types[kind], len(values), [None, values])
-
-    def texts(self, values: list[bytes]) -> Any:
-        return self._array(self._types["string"], len(values), [None, _offsets(values), b"".join(values)])
-
-    def lists(self, rows: list[bytes]) -> Any:
-        numbers = self.numbers("double", np.frombuffer(b"".join(rows), dtype=np.float64))
-        return self._array(self._types["list<double>"], len(rows), [None, _offsets(rows) // 8], children=[numbers])
-
-    def stream(self, columns: list[Any], rows: int) -> bytes:
-        batch = self._array(self._row, rows, [None], children=columns)
-        out = io.BytesIO()
-        with self._writer_to(out) as stream:
-            stream.write_stream(batch)
-        return out.getvalue()
-
-
-def _offsets(values: list[bytes]) -> np.ndarray[Any, np.dtype[np.int32]]:
-    offsets = np.zeros(len(values) + 1, dtype=np.int32)
-    np.cumsum(np.fromiter(map(len, values), dtype=np.int32, count=len(values)), out=offsets[1:])
-    return offsets
 
 
 def _sync_folder(folder: Path) -> None:
