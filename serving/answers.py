@@ -85,6 +85,11 @@ def model_failed(request_id: bytes) -> Answer:
     return plain(500, {"error": "the model could not score this row; the server's log has the cause"}, request_id)
 
 
+def failed() -> Answer:
+    """Our own mistake. Nothing of it leaves the house."""
+    return plain(500, {"error": "internal error; the server's log has the cause"})
+
+
 def plain(status: int, body: object, request_id: bytes = b"") -> Answer:
     """Any JSON answer that is not a score."""
     encoded = msgspec.json.encode(body)

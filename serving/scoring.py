@@ -24,8 +24,9 @@ SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 MAX_UNIT_BYTES = 256
 
 Reply = Callable[[Answer], None]
-Score = Callable[[bytes, bytes, bytes, int, Reply], Answer | None]
-"""(body, request id or b"", unit or b"", arrival by perf_counter_ns, reply): the answer, or None and `reply` gets it."""
+Score = Callable[[bytes, bytes, bytes, bytes, int, Reply], Answer | None]
+"""(body, request id, unit, x-request-timeout-ms, arrival by perf_counter_ns, reply): the answer, or None and `reply` gets
+it. A header that was not sent is b""."""
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -52,7 +53,7 @@ def scorer(live: Live, log: TrafficLog, slot: page.Slot, *, split: bool, unit_fi
     new_id = id_maker(log.writer)
     find_unit = unit_finder(unit_field)
 
-    def score(body: bytes, request_id: bytes, unit: bytes, arrived: int, reply: Reply) -> Answer | None:
+    def score(body: bytes, request_id: bytes, unit: bytes, timeout: bytes, arrived: int, reply: Reply) -> Answer | None:
         ts_us = time_ns() // 1000
         if not request_id or SANE_ID.fullmatch(request_id) is None:
             request_id = new_id(ts_us)

@@ -28,10 +28,11 @@ import uvloop
 from compile.errors import CompileError
 from serving import page
 from serving.app import Health, create
+from serving.door import Door
 from serving.errors import ServingError
 from serving.live import Live, Loader, Snapshot, default_model
 from serving.metrics import render
-from serving.protocol import Door, direct
+from serving.protocol import direct
 from serving.readiness import readiness
 from serving.scoring import scorer
 from serving.settings import Settings
