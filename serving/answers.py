@@ -15,7 +15,9 @@ from serving.errors import (
     BodyMalformed,
     BodyTooLarge,
     ContentTypeRefused,
+    DeadlinePassed,
     FieldRefused,
+    LoopLate,
     Overloaded,
     RequestRefused,
 )
@@ -26,6 +28,8 @@ STATUS_OF: dict[type[RequestRefused], int] = {
     ContentTypeRefused: 415,
     FieldRefused: 422,
     Overloaded: 503,
+    DeadlinePassed: 503,
+    LoopLate: 503,
     RequestRefused: 400,
 }
 RETRY_AFTER_S = 1
