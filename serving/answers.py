@@ -16,7 +16,9 @@ from serving.errors import (
     BodyMalformed,
     BodyTooLarge,
     ContentTypeRefused,
+    DeadlinePassed,
     FieldRefused,
+    LoopLate,
     Overloaded,
     RequestRefused,
 )
@@ -27,6 +29,8 @@ STATUS_OF: dict[type[RequestRefused], int] = {
     ContentTypeRefused: 415,
     FieldRefused: 422,
     Overloaded: 503,
+    DeadlinePassed: 503,
+    LoopLate: 503,
     RequestRefused: 400,
 }
 RETRY_AFTER_S = 1
@@ -111,6 +115,11 @@ def score_not_finite(request_id: bytes) -> Answer:
     """The model did answer, with what JSON cannot carry. Never null or a cut number: that would be another answer."""
     error = "the model's score of this row is infinite, which JSON cannot carry; the traffic log has it"
     return plain(500, {"error": error}, request_id)
+
+
+def failed() -> Answer:
+    """Our own mistake. Nothing of it leaves the house."""
+    return plain(500, {"error": "internal error; the server's log has the cause"})
 
 
 def plain(status: int, body: object, request_id: bytes = b"") -> Answer:

@@ -20,11 +20,11 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.answers import Answer, plain, refusal
+from serving.answers import Answer, failed, plain
 from serving.documentation import openapi_of
-from serving.errors import BodyTooLarge
+from serving.door import Door
+from serving.heads import named_headers
 from serving.live import Live
-from serving.protocol import Door, content_type_refused, named_headers
 from serving.scoring import Score
 
 logger = logging.getLogger("coppice")
@@ -93,32 +93,43 @@ class Counted:
 def _twin(score: Score, door: Door) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         arrived = perf_counter_ns()
-        request_id, unit, content_type, _ = named_headers(request.headers.raw)
-        body = await _read(request, door.max_body_bytes)
-        if body is None:
-            return AnswerResponse(refusal(BodyTooLarge.over(door.max_body_bytes), request_id))
-        refused = content_type_refused(content_type)
-        if refused is not None:
-            return AnswerResponse(refusal(refused, request_id))
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-        def reply(answer: Answer) -> None:
-            if not answered.done():  # done: the client went away and uvicorn cancelled us
-                answered.set_result(answer)
-
-        return AnswerResponse(score(body, request_id, unit, arrived, reply) or await answered)
+        named = named_headers(request.headers.raw)
+        body, received = await _read(request, door.max_body_bytes)
+        reply = _Reply()
+        answer = door.answer(score, body, received, named, arrived, reply)
+        return AnswerResponse(answer or await reply.of(request))
 
     return endpoint
 
 
-async def _read(request: Request, limit: int) -> bytes | None:
+class _Reply:
+    """Where a score that is not ready at once arrives. `disconnected` tells its lane that nobody waits any more."""
+
+    def __init__(self) -> None:
+        self.disconnected = False
+        self._answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def __call__(self, answer: Answer) -> None:
+        if not self._answered.done():  # done: uvicorn cancelled us
+            self._answered.set_result(answer)
+
+    async def of(self, request: Request) -> Answer:
+        gone = asyncio.ensure_future(request.receive())  # the body is read: what comes next is the disconnection
+        await asyncio.wait((gone, self._answered), return_when=asyncio.FIRST_COMPLETED)
+        self.disconnected = not self._answered.done()
+        gone.cancel()
+        return self._answered.result() if self._answered.done() else failed()
+
+
+async def _read(request: Request, limit: int) -> tuple[bytes, int]:
+    """The body, and its length; no more than the limit of it is kept or, if it is longer, waited for."""
     chunks, received = [], 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > limit:
-            return None
+            break
         chunks.append(chunk)
-    return b"".join(chunks)
+    return b"".join(chunks), received
 
 
 def _add_health(app: FastAPI, health: Health) -> None:
@@ -186,8 +197,8 @@ def _add_errors(app: FastAPI) -> None:
         )
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, __: Exception) -> Response:
-        return AnswerResponse(plain(500, {"error": "internal error; the server's log has the cause"}))
+    async def broken(_: Request, __: Exception) -> Response:
+        return AnswerResponse(failed())
 
 
 def _explain(request: Request, error: HTTPException) -> str:

@@ -11,6 +11,8 @@
         ├── ContentTypeRefused    a body of another kind
         ├── FieldRefused          one named field is missing, of the wrong type or out of range
         └── Overloaded            the lane's queue is full
+            ├── DeadlinePassed    the answer would come, or came, too late for its asker
+            └── LoopLate          the worker is behind
 
 Domain code raises these; `serving.answers` alone knows which HTTP status each becomes.
 """
@@ -66,4 +68,12 @@ class FieldRefused(RequestRefused):
 
 
 class Overloaded(RequestRefused):
+    pass
+
+
+class DeadlinePassed(Overloaded):
+    pass
+
+
+class LoopLate(Overloaded):
     pass

@@ -7,8 +7,9 @@ How a row is dispatched is decided once, from the model's measured cost `fixed_u
              one iteration of the event loop are scored together, at its end; no timer
     busy     dearer: scored in the lane's own thread; what arrives while it runs forms the next batch
 
-Rows wait in the lane's bounded buffer; `Overloaded` is raised when it is full. A batch that fails is scored again row by
-row, so that one bad row harms nobody else. All methods belong to the event loop's thread.
+Rows wait in the lane's bounded buffer; `Overloaded` is raised when it is full. One whose deadline passed, or whose asker has
+gone, leaves it unscored. A batch that fails is scored again row by row, so that one bad row harms nobody else. What a batch
+really takes corrects the measured cost as it goes. All methods belong to the event loop's thread.
 """
 
 from __future__ import annotations
@@ -42,7 +43,30 @@ class Scored(NamedTuple):
     rows: int
 
 
-Done = Callable[[Scored], None]
+Done = Callable[[Scored | None], None]
+"""None: the row was not scored, since its deadline passed or its asker has gone."""
+
+
+class Asker(Protocol):
+    """Who waits for a row."""
+
+    @property
+    def disconnected(self) -> bool: ...
+
+
+class _Patient:
+    disconnected = False
+
+
+PATIENT = _Patient()
+
+
+class Waiting(NamedTuple):
+    row: bytes
+    since: int  # perf_counter_ns, as is the next
+    expires: int  # 0: never
+    done: Done
+    asker: Asker
 
 
 class Bindable(Protocol):
@@ -101,7 +125,9 @@ class Lane:
         """row -> its scores, on the caller's thread; raises the model's own exception where it fails. Inline lanes only."""
         self._read = _reader(self._scores)
         self._row_bytes = 8 * predictor.width
-        self._waiting: list[tuple[bytes, int, Done]] = []
+        self._waiting: list[Waiting] = []
+        self._running = 0  # rows of the batch that the thread has
+        self._pace = 1.0  # what calls take, as a multiple of the measured cost: a moving average
         self._flushing = False
         self._thread = ThreadPoolExecutor(1, "lane") if self.reason == "busy" else None
 
@@ -110,11 +136,20 @@ class Lane:
         """Rows waiting."""
         return len(self._waiting)
 
-    def submit(self, row: bytes, done: Done) -> None:
-        """`done` is called on the loop with the row's score, at once if the lane is inline. Raises Overloaded."""
+    def wait_us(self) -> float:
+        """When a row that came now would be scored, in µs from now, by the cost as it is of late."""
+        ahead = len(self._waiting) + self._running + 1
+        calls = -(-ahead // self._max_batch_rows)
+        return self._pace * (calls * self.cost.fixed_us + ahead * self.cost.row_us)
+
+    def refuse_if_full(self) -> None:
         if len(self._waiting) >= self._max_queue_rows:
             raise Overloaded(f"{self._max_queue_rows} rows are waiting for this model already")
-        self._waiting.append((row, perf_counter_ns(), done))
+
+    def submit(self, row: bytes, done: Done, *, expires: int = 0, asker: Asker = PATIENT) -> None:
+        """`done` is called on the loop with the row's score, at once if the lane is inline. Raises Overloaded."""
+        self.refuse_if_full()
+        self._waiting.append(Waiting(row, perf_counter_ns(), expires, done, asker))
         if self.reason == "inline":
             self._flush()
         elif not self._flushing:
@@ -129,39 +164,55 @@ class Lane:
     def _flush(self) -> None:
         self._flushing = False
         while self._waiting:
-            batch = self._take()
-            started = perf_counter_ns()
-            self._deliver(batch, started, *self._score(batch))
+            batch, unscored = self._take()
+            if batch:
+                started = perf_counter_ns()
+                self._deliver(batch, started, *self._score(batch))
+            _leave(unscored)
 
     def _start_batch(self) -> None:
-        batch = self._take()
+        batch, unscored = self._take()
+        self._running = len(batch)
+        self._flushing = bool(batch)
+        if batch:
+            self._hand_over(batch)
+        _leave(unscored)
+
+    def _hand_over(self, batch: list[Waiting]) -> None:
         assert self._thread is not None
         started = perf_counter_ns()
         future = self._loop.run_in_executor(self._thread, self._score, batch)
         future.add_done_callback(lambda done: self._finish_batch(batch, started, *done.result()))
 
-    def _finish_batch(self, batch: list[tuple[bytes, int, Done]], started: int, scores: list[Scores], us: int) -> None:
-        if self._waiting:
-            self._start_batch()  # before the answers are written, so that the thread does not idle meanwhile
-        else:
-            self._flushing = False
+    def _finish_batch(self, batch: list[Waiting], started: int, scores: list[Scores], us: int) -> None:
+        self._start_batch()  # before the answers are written, so that the thread does not idle meanwhile
         self._deliver(batch, started, scores, us)
 
-    def _take(self) -> list[tuple[bytes, int, Done]]:
-        batch = self._waiting[: self._max_batch_rows]
-        del self._waiting[: self._max_batch_rows]
-        return batch
+    def _take(self) -> tuple[list[Waiting], list[Waiting]]:
+        """The next batch, without the late and the gone, which are the second list. Both empty: nothing waits."""
+        now = perf_counter_ns()
+        batch: list[Waiting] = []
+        unscored: list[Waiting] = []
+        taken = 0
+        for waiting in self._waiting:
+            if len(batch) == self._max_batch_rows:
+                break
+            taken += 1
+            late = 0 < waiting.expires < now
+            (unscored if late or waiting.asker.disconnected else batch).append(waiting)
+        del self._waiting[:taken]
+        return batch, unscored
 
-    def _score(self, batch: list[tuple[bytes, int, Done]]) -> tuple[list[Scores], int]:
+    def _score(self, batch: list[Waiting]) -> tuple[list[Scores], int]:
         """The scores and the µs they took. Only one thread is ever in here: the lane's own, or the loop's."""
         began = perf_counter_ns()
         count = len(batch)
-        self._row_view[: count * self._row_bytes] = b"".join([row for row, _, _ in batch])
+        self._row_view[: count * self._row_bytes] = b"".join([waiting.row for waiting in batch])
         try:
             self._run(count)
             scores = self._read(count)
         except Exception:  # fan-out: one bad row must not harm its neighbours
-            scores = [self._score_alone(row) for row, _, _ in batch]
+            scores = [self._score_alone(waiting.row) for waiting in batch]
         return scores, (perf_counter_ns() - began) // 1000
 
     def _score_alone(self, row: bytes) -> Scores:
@@ -170,12 +221,24 @@ class Lane:
         except Exception:  # this row is the bad one: NaN tells its owner
             return self.failed
 
-    def _deliver(self, batch: list[tuple[bytes, int, Done]], started: int, scores: list[Scores], us: int) -> None:
+    def _deliver(self, batch: list[Waiting], started: int, scores: list[Scores], us: int) -> None:
         count = len(batch)
         assert len(scores) == count, "every row of a batch has its score before anyone is answered"
-        self._tally(self.reason, count, (started - batch[0][1]) // 1000)
-        for (_, arrived, done), score in zip(batch, scores, strict=True):
-            done(Scored(score, (started - arrived) // 1000, us, count))
+        self._tally(self.reason, count, (started - batch[0].since) // 1000)
+        self._learn(count, us)
+        for waiting, score in zip(batch, scores, strict=True):
+            waiting.done(Scored(score, (started - waiting.since) // 1000, us, count))
+
+    def _learn(self, rows: int, us: int) -> None:
+        """One call in ten is forgotten in ten; a single slow one (a page fault, a neighbour) moves little."""
+        expected = self.cost.fixed_us + rows * self.cost.row_us
+        if expected > 0:
+            self._pace += 0.1 * (min(max(us / expected, 0.1), 100.0) - self._pace)
+
+
+def _leave(unscored: list[Waiting]) -> None:
+    for waiting in unscored:
+        waiting.done(None)
 
 
 def finite_test(outputs: int) -> Callable[[Any], bool]:

@@ -126,7 +126,8 @@ class ShadowLane:
             self._loop.call_soon(self._drain)
 
     def _score(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes) -> None:
-        def done(scored: Scored) -> None:
+        def done(scored: Scored | None) -> None:
+            assert scored is not None, "a shadow row has no deadline and no asker"
             value, queue_us, score_us, rows = scored
             status = 200 if self._finite(value) else 500
             self._put(self._tag, ts_us, request_id, 0, unit, row, value, status, 0, queue_us, score_us, rows)

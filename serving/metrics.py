@@ -20,9 +20,15 @@ REQUESTS = {
 }
 DISPATCHES = {"inline": page.DISPATCH_INLINE, "tick": page.DISPATCH_TICK, "busy": page.DISPATCH_BUSY}
 DROPS = {"full": page.ROWS_DROPPED_FULL, "disk": page.ROWS_DROPPED_DISK}
+SHEDS = {
+    "queue_full": page.SHED_QUEUE_FULL,
+    "deadline": page.SHED_DEADLINE,
+    "loop_lag": page.SHED_LOOP_LAG,
+    "gone": page.SHED_GONE,
+    "shadow": page.SHADOW_SHED,
+}
 PLAIN = {
     "coppice_fallbacks": ("answers by the champion because the arm failed", page.FALLBACKS),
-    "coppice_shadow_shed": ("shadow rows not scored because too many waited", page.SHADOW_SHED),
     "coppice_batches": ("calls of a model through a lane's queue", page.BATCHES),
     "coppice_traffic_rows": ("rows handed to the traffic log", page.ROWS),
     "coppice_traffic_rows_logged": ("rows written to a segment", page.ROWS_LOGGED),
@@ -41,6 +47,7 @@ class PageCollector(Collector):
         slots = self._shared.slots()
         yield _labelled("coppice_requests", "answers by outcome", "outcome", REQUESTS, slots)
         yield _labelled("coppice_dispatches", "rows by the way they were scored", "reason", DISPATCHES, slots)
+        yield _labelled("coppice_shed", "rows that were asked for and not scored", "reason", SHEDS, slots)
         yield _labelled("coppice_traffic_rows_dropped", "rows the log dropped", "reason", DROPS, slots)
         for name, (help_text, cell) in PLAIN.items():
             yield CounterMetricFamily(name, help_text, value=_total(slots, cell))

@@ -7,12 +7,14 @@ import logging
 import re
 from collections.abc import Callable
 from time import perf_counter_ns, time_ns
+from typing import Protocol
 
 import msgspec
 
 from serving import page
+from serving.admission import Admission
 from serving.answers import Answer, model_failed, refusal, score_not_finite
-from serving.errors import Overloaded, RequestRefused
+from serving.errors import DeadlinePassed, LoopLate, Overloaded, RequestRefused
 from serving.lanes import Scored, Scores
 from serving.live import Arm, Live, Snapshot
 from serving.traffic import TrafficLog
@@ -22,9 +24,19 @@ logger = logging.getLogger("coppice")
 SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 MAX_UNIT_BYTES = 256
 
-Reply = Callable[[Answer], None]
-Score = Callable[[bytes, bytes, bytes, int, Reply], Answer | None]
-"""(body, request id or b"", unit or b"", arrival by perf_counter_ns, reply): the answer, or None and `reply` gets it."""
+
+class Reply(Protocol):
+    """Gets the answer that was not ready at once."""
+
+    @property
+    def disconnected(self) -> bool: ...
+
+    def __call__(self, answer: Answer) -> None: ...
+
+
+Score = Callable[[bytes, bytes, bytes, bytes, int, Reply], Answer | None]
+"""(body, request id, unit, x-request-timeout-ms, arrival by perf_counter_ns, reply): the answer, or None and `reply` gets
+it. A header that was not sent is b""."""
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -37,10 +49,20 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     unit: bytes
     row: bytes
     parse_us: int
+    expires: int  # 0: never
     reply: Reply
 
 
-def scorer(live: Live, log: TrafficLog, slot: page.Slot, *, split: bool, unit_field: str = "") -> Score:
+SHED_CELLS: dict[type[RequestRefused], int] = {
+    Overloaded: page.SHED_QUEUE_FULL,
+    DeadlinePassed: page.SHED_DEADLINE,
+    LoopLate: page.SHED_LOOP_LAG,
+}
+
+
+def scorer(
+    live: Live, log: TrafficLog, slot: page.Slot, admission: Admission, *, split: bool, unit_field: str = ""
+) -> Score:
     """The scoring function of one path. `split`: the experiment's arms answer; otherwise the champion does.
 
     It sees one routes generation, never raises for what a client sent, and logs every row that reached a model.
@@ -50,24 +72,28 @@ def scorer(live: Live, log: TrafficLog, slot: page.Slot, *, split: bool, unit_fi
     new_id = id_maker(log.writer)
     find_unit = unit_finder(unit_field)
 
-    def score(body: bytes, request_id: bytes, unit: bytes, arrived: int, reply: Reply) -> Answer | None:
+    def score(body: bytes, request_id: bytes, unit: bytes, timeout: bytes, arrived: int, reply: Reply) -> Answer | None:
         ts_us = time_ns() // 1000
         if not request_id or SANE_ID.fullmatch(request_id) is None:
             request_id = new_id(ts_us)
         now = live.snapshot  # held in a local: a swap during this request is not ours to see
+        expires = 0
         try:
-            row = now.decode(body)
             if not unit:
-                unit = find_unit(body)
+                if unit_field:
+                    unit = unit_of(now, body)
             elif len(unit) > MAX_UNIT_BYTES or not unit.isascii():
                 raise RequestRefused(f"x-unit: must be ASCII and at most {MAX_UNIT_BYTES} bytes")
+            arm = now.points[now.point_of(unit or request_id)] if split else now.champion
+            if timeout or admission.strict or not arm.inline:
+                expires = admission.admit(timeout, arrived, arm.lane)
+            row = now.decode(body)
         except RequestRefused as refused:
-            return refusal(refused, request_id)
-        arm = now.points[now.point_of(unit or request_id)] if split else now.champion
+            return refuse(refused, request_id)
         decoded = perf_counter_ns()
         parse_us = (decoded - arrived) // 1000
         if not arm.inline:
-            return submit(Request(now, arm, ts_us, request_id, unit, row, parse_us, reply))
+            return submit(Request(now, arm, ts_us, request_id, unit, row, parse_us, expires, reply))
         # `finish(score_inline(...))` written out for the common case: -1.5 µs a request (`python -m serving.bench`)
         try:
             value = arm.lane.score_now(row)
@@ -77,7 +103,7 @@ def scorer(live: Live, log: TrafficLog, slot: page.Slot, *, split: bool, unit_fi
         score_us = (perf_counter_ns() - decoded) // 1000
         cells[page.DISPATCH_INLINE] += 1
         if not arm.finite(value):
-            request = Request(now, arm, ts_us, request_id, unit, row, parse_us, reply)
+            request = Request(now, arm, ts_us, request_id, unit, row, parse_us, expires, reply)
             return finish(request, Scored(value, 0, score_us, 1))
         arm.put(arm.tag, ts_us, request_id, 0, unit, row, value, 200, parse_us, 0, score_us, 1)
         cells[arm.rows_cell] += 1
@@ -96,16 +122,35 @@ def scorer(live: Live, log: TrafficLog, slot: page.Slot, *, split: bool, unit_fi
         return finish(request, Scored(value, 0, (perf_counter_ns() - began) // 1000, 1))
 
     def submit(request: Request) -> Answer | None:
-        def done(scored: Scored) -> None:
-            answer = finish(request, scored)
+        def done(scored: Scored | None) -> None:
+            answer = unscored(request) if scored is None else finish(request, scored)
             if answer is not None:
                 request.reply(answer)
 
         try:
-            request.arm.lane.submit(request.row, done)
+            request.arm.lane.submit(request.row, done, expires=request.expires, asker=request.reply)
         except Overloaded as overloaded:
-            return refusal(overloaded, request.id)
+            return refuse(overloaded, request.id)
         return None
+
+    def unscored(request: Request) -> Answer | None:
+        if request.reply.disconnected:
+            cells[page.SHED_GONE] += 1
+            return None
+        return refuse(DeadlinePassed("this request was not answered by its deadline"), request.id)
+
+    def refuse(refused: RequestRefused, request_id: bytes) -> Answer:
+        cell = SHED_CELLS.get(type(refused))
+        if cell is not None:
+            cells[cell] += 1
+        return refusal(refused, request_id)
+
+    def unit_of(now: Snapshot, body: bytes) -> bytes:
+        try:
+            return find_unit(body)
+        except RequestRefused:
+            now.decode(body)  # raises what is wrong with the body as a whole, which is told first
+            raise
 
     def finish(request: Request, scored: Scored) -> Answer | None:
         """Log, count, answer. An arm that failed falls back to the champion; the log has a row of each."""

@@ -46,6 +46,9 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(default=1 << 20, ge=64, description="longest request body, in bytes; longer is a 413")
     max_batch_rows: int = Field(default=64, ge=1, le=4096, description="most rows that one call of the model scores")
     max_queue_rows: int = Field(default=1024, ge=1, description="rows that may wait in a lane; the next is a 503")
+    deadline_ms: int = Field(
+        default=0, ge=0, le=999_999_999, description="ms from arrival within which to answer, else 503; 0: no deadline"
+    )
     inline_budget_us: float = Field(
         default=300.0, ge=0, description="cost of one row, in µs, up to which it is scored at once"
     )

@@ -27,11 +27,13 @@ import uvloop
 
 from compile.errors import CompileError
 from serving import page
+from serving.admission import Admission
 from serving.app import Health, create
+from serving.door import Door
 from serving.errors import ServingError
 from serving.live import Live, Loader, Snapshot, default_model
 from serving.metrics import render
-from serving.protocol import Door, direct
+from serving.protocol import direct
 from serving.readiness import readiness
 from serving.scoring import scorer
 from serving.settings import Settings
@@ -81,9 +83,11 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
 
 
 def make_door(settings: Settings, live: Live, log: TrafficLog, slot: page.Slot) -> Door:
+    admission = Admission(settings.deadline_ms)
+    admission.watch(asyncio.get_running_loop())
     endpoints = {
-        b"/predict": scorer(live, log, slot, split=False, unit_field=settings.unit_field),
-        b"/predict/ab": scorer(live, log, slot, split=True, unit_field=settings.unit_field),
+        b"/predict": scorer(live, log, slot, admission, split=False, unit_field=settings.unit_field),
+        b"/predict/ab": scorer(live, log, slot, admission, split=True, unit_field=settings.unit_field),
     }
     return Door(endpoints, max_body_bytes=settings.max_body_bytes, on_answer=_counter(slot))
 

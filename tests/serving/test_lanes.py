@@ -9,10 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from cases import Release, mixed_rows
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compile import open_predictor
 from serving.errors import Overloaded
-from serving.lanes import Cost, Lane, Scored, dispatch_reason
+from serving.lanes import PATIENT, Cost, Lane, Scored, dispatch_reason
 
 WAYS = {"inline": 1e9, "tick": 0.0, "busy": 0.0}
 
@@ -41,9 +43,10 @@ async def scores_of(made: Lane, rows: np.ndarray) -> list[float]:
     left = asyncio.Event()
     count = 0
 
-    def finish(place: int) -> Callable[[Scored], None]:
-        def on(scored: Scored) -> None:
+    def finish(place: int) -> Callable[[Scored | None], None]:
+        def on(scored: Scored | None) -> None:
             nonlocal count
+            assert scored is not None
             done[place] = scored.score
             count += 1
             if count == len(rows):
@@ -106,13 +109,90 @@ def test_a_full_lane_refuses_the_next_row_and_serves_those_it_took() -> None:
     async def run() -> None:
         made, _ = lane(Poisoned(), "tick", max_queue_rows=5)
         taken: list[float] = []
+
+        def keep(scored: Scored | None) -> None:
+            assert scored is not None
+            taken.append(scored.score)
+
         for n in range(5):
-            made.submit(np.array([0.0, n]).tobytes(), lambda scored: taken.append(scored.score))
+            made.submit(np.array([0.0, n]).tobytes(), keep)
         with pytest.raises(Overloaded):
-            made.submit(np.array([0.0, 9.0]).tobytes(), lambda scored: taken.append(scored.score))
+            made.submit(np.array([0.0, 9.0]).tobytes(), keep)
         while len(taken) < 5:
             await asyncio.sleep(0.001)
         assert taken == [0, 1, 2, 3, 4]
+        made.close()
+
+    asyncio.run(run())
+
+
+class Gone:
+    disconnected = True
+
+
+@given(
+    bursts=st.lists(st.tuples(st.sampled_from(["champion", "challenger"]), st.integers(1, 40)), max_size=12),
+    pauses=st.lists(st.sampled_from([0, 0, 1, 2]), min_size=12, max_size=12),
+    way=st.sampled_from(["inline", "tick", "busy"]),
+    max_batch_rows=st.sampled_from([1, 2, 7, 64]),
+)
+def test_any_interleaving_of_two_versions_gives_each_row_its_own_answer(
+    release: Release, bursts: list[tuple[str, int]], pauses: list[int], way: str, max_batch_rows: int
+) -> None:
+    """Bit for bit; and since the versions disagree on every row, no batch held rows of both."""
+    predictors = {arm: open_predictor(getattr(release, arm)) for arm in ("champion", "challenger")}
+    rows = mixed_rows(sum(count for _, count in bursts) or 1, len(bursts))
+
+    async def run() -> None:
+        lanes = {arm: lane(predictor, way, max_batch_rows=max_batch_rows) for arm, predictor in predictors.items()}
+        asked: list[tuple[str, int, asyncio.Future[float]]] = []
+        loop = asyncio.get_running_loop()
+        for (arm, count), pause in zip(bursts, pauses, strict=False):
+            for _ in range(count):
+                place, answered = len(asked), loop.create_future()
+                asked.append((arm, place, answered))
+                lanes[arm][0].submit(
+                    rows[place].tobytes(),
+                    lambda scored, answered=answered: answered.set_result(scored.score),  # type: ignore[misc]
+                )
+            for _ in range(pause):
+                await asyncio.sleep(0)
+        for arm, place, answered in asked:
+            expected = float(predictors[arm].score(rows[place][None])[0, 0])
+            assert await asyncio.wait_for(answered, 20) == expected
+        for made, batches in lanes.values():
+            assert all(count <= max_batch_rows for _, count in batches)
+            made.close()
+
+    asyncio.run(run())
+
+
+@given(
+    fates=st.lists(st.sampled_from(["served", "late", "gone", "poisoned"]), min_size=1, max_size=60),
+    way=st.sampled_from(["tick", "busy"]),
+)
+def test_the_late_the_gone_and_the_poisoned_harm_no_neighbour(fates: list[str], way: str) -> None:
+    async def run() -> None:
+        made, batches = lane(Poisoned(), way, max_batch_rows=8)
+        done: dict[int, Scored | None] = {}
+        for n, fate in enumerate(fates):
+            made.submit(
+                np.array([13.0 if fate == "poisoned" else 0.0, n]).tobytes(),
+                lambda scored, n=n: done.__setitem__(n, scored),  # type: ignore[misc]
+                expires=1 if fate == "late" else 0,
+                asker=Gone() if fate == "gone" else PATIENT,
+            )
+        async with asyncio.timeout(20):
+            while len(done) < len(fates):
+                await asyncio.sleep(0.0005)
+        for n, fate in enumerate(fates):
+            scored = done[n]
+            if fate in ("late", "gone"):
+                assert scored is None
+            else:
+                assert scored is not None
+                assert math.isnan(scored.score) if fate == "poisoned" else scored.score == n
+        assert sum(count for _, count in batches) == sum(fate in ("served", "poisoned") for fate in fates)
         made.close()
 
     asyncio.run(run())

@@ -1,0 +1,62 @@
+"""What scoring reads of a request's head, by plain functions that the protocol and the FastAPI twin both call."""
+
+from __future__ import annotations
+
+from serving.errors import ContentTypeRefused
+
+JSON_TYPES = frozenset({b"application/json", b"text/json"})
+NAMED = (b"content-type", b"x-request-id", b"x-unit", b"x-request-timeout-ms", b"expect")
+NAMED_LENGTHS = frozenset(map(len, NAMED))
+Headers = list[tuple[bytes, bytes]]
+
+
+Named = tuple[bytes, bytes, bytes, bytes, bool]
+"""(x-request-id, x-unit, content-type, x-request-timeout-ms, is there an `expect`)"""
+
+
+def named_headers(headers: Headers) -> Named:
+    """b"" where a header is absent, the last value where it is repeated."""
+    request_id = unit = content_type = timeout = b""
+    expects = False
+    for spelled, value in headers:
+        if len(spelled) not in NAMED_LENGTHS:
+            continue
+        name = spelled.lower()
+        if name == b"content-type":
+            content_type = value
+        elif name == b"x-request-id":
+            request_id = value
+        elif name == b"x-unit":
+            unit = value
+        elif name == b"x-request-timeout-ms":
+            timeout = value or b"-"  # there, and no number
+        elif name == b"expect":
+            expects = True
+    return request_id, unit, content_type, timeout, expects
+
+
+def content_type_refused(content_type: bytes) -> ContentTypeRefused | None:
+    """None for JSON, and for a sender that does not say: the decoder will tell."""
+    if not content_type or content_type.split(b";")[0].strip().lower() in JSON_TYPES:
+        return None
+    return ContentTypeRefused(f"content-type: must be application/json, got {content_type.decode('latin-1')!r}")
+
+
+def without_upgrade(method: bytes, url: bytes, headers: Headers) -> bytes:
+    """The head of an HTTP/1.1 request as its sender would have written it had it asked for no other protocol.
+
+    >>> without_upgrade(b"POST", b"/predict", [(b"Connection", b"Upgrade, close"), (b"Upgrade", b"h2c"), (b"a", b"b")])
+    b'POST /predict HTTP/1.1\\r\\nConnection: close\\r\\na: b\\r\\n\\r\\n'
+    """
+    lines = [b"%b %b HTTP/1.1" % (method, url)]
+    for name, value in headers:
+        kept = value
+        if name.lower() == b"upgrade":
+            continue
+        if name.lower() == b"connection":
+            tokens = [token.strip() for token in value.split(b",")]
+            kept = b", ".join(token for token in tokens if token.lower() not in (b"upgrade", b"http2-settings"))
+            if not kept:
+                continue
+        lines.append(name + b": " + kept)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
