@@ -20,8 +20,7 @@ from compile.errors import CompileError
 from compile.trust import Trust
 from serving import routes
 from serving.errors import RoutesRefused, StoreUnreachable
-from serving.live import refuse_other_inputs
-from serving.routes import Routes
+from serving.routes import CHAMPION, Routes
 from serving.store import FolderStore, Store, file_name
 
 AGAIN_S = (5.0, 300.0)  # the first wait, doubled up to the second
@@ -84,6 +83,11 @@ class Inspector:
         newest = sorted(self._refused, key=lambda key: -key[1])[:TOLD_REFUSALS]
         return {f"{model} {number}": self._refused[model, number].why[:TOLD_LETTERS] for model, number in newest}
 
+    def reasons(self, model: str) -> list[str]:
+        """Why each of its generations was refused, newest first; model empty: of all."""
+        refused = sorted(self._refused, key=lambda key: -key[1])
+        return [self._refused[key].why for key in refused if model in ("", key[0])]
+
     def _inspect(self, model: str, generation: int) -> None:
         content = self._store.read(model, generation)
         name = f"{model}/{file_name(generation)}"
@@ -97,15 +101,27 @@ class Inspector:
         ]
         self._trust.admit(new)
         manifests = self._good | {path.name: bundle.read(path) for path in new}
-        refuse_other_inputs(_by_arm(routed, manifests))
+        refuse_other_inputs(by_arm(routed, manifests))
         if not isinstance(self._store, FolderStore):
             _keep(self._local / "routes" / name, content)
         self._good = manifests
 
 
-def _by_arm(routed: Routes, manifests: dict[str, Manifest]) -> dict[str, Manifest]:
+def by_arm(routed: Routes, manifests: dict[str, Manifest]) -> dict[str, Manifest]:
     shadows = {shadow.name: shadow.bundle for shadow in routed.shadow}
     return {name: manifests[digest] for name, digest in (routed.arms | shadows).items()}
+
+
+def refuse_other_inputs(manifests: dict[str, Manifest]) -> None:
+    """Arms and shadows of one generation take the champion's inputs. Raises RoutesRefused."""
+    ours = manifests[CHAMPION].schema
+    for name, manifest in manifests.items():
+        if manifest.schema.fingerprint != ours.fingerprint:
+            differing = ", ".join(sorted(set(manifest.schema.names) ^ set(ours.names)))
+            raise RoutesRefused(
+                f"{name}: takes other inputs than the champion ({differing or 'kinds or categories of the same features'}); "
+                "serve it as another model"
+            )
 
 
 def _keep(path: Path, content: bytes) -> None:

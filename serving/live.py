@@ -24,6 +24,7 @@ from serving import page
 from serving.answers import Encode, binary_encoder
 from serving.decoding import Decode, decoder
 from serving.errors import RoutesRefused
+from serving.inspection import refuse_other_inputs
 from serving.lanes import Lane, Scored, Tally, measure
 from serving.routes import CHAMPION, POINTS, Routes, read
 from serving.segments import Role
@@ -333,15 +334,3 @@ def _binary_classes(name: str, manifest: Manifest) -> tuple[str, str]:
         raise RoutesRefused(f"{name}: is a {manifest.task} model; this version serves binary classifiers")
     negative, positive = manifest.classes
     return negative, positive
-
-
-def refuse_other_inputs(manifests: dict[str, Manifest]) -> None:
-    """Arms and shadows of one generation take the champion's inputs. Raises RoutesRefused."""
-    ours = manifests[CHAMPION].schema
-    for name, manifest in manifests.items():
-        if manifest.schema.fingerprint != ours.fingerprint:
-            differing = ", ".join(sorted(set(manifest.schema.names) ^ set(ours.names)))
-            raise RoutesRefused(
-                f"{name}: takes other inputs than the champion ({differing or 'kinds or categories of the same features'}); "
-                "serve it as another model"
-            )

@@ -17,7 +17,8 @@ an older content under a newer number; nothing is ever edited or deleted.
 
 Assignment: blake2b(unit, key=salt), 8 bytes, big-endian, scaled to 0..9,999. It depends on nothing else, so every worker
 on every host agrees. A ramp keeps the salt and may give slots of the champion to another arm, never take one back:
-`publish` refuses what would move a unit from one arm to another in the middle of an experiment.
+`publish` refuses what would move a unit from one arm to another in the middle of an experiment. A rollback may: it puts
+every unit back to where the older generation had it.
 """
 
 from __future__ import annotations
@@ -112,19 +113,21 @@ def new_salt() -> str:
     return secrets.token_hex(16)
 
 
-def publish(store: Where, routes: Routes) -> str:
+def publish(store: Where, routes: Routes, *, restores: int | None = None) -> str:
     """Write `routes` as its generation; once this returns, the generation exists for good. Where it is, for people.
 
     Raises GenerationTaken if that number exists, RoutesRefused for what `check_next` refuses.
     """
     opened = open_store(store)
-    check_next(opened, routes)
+    check_next(opened, routes, restores=restores)
     return opened.create(routes.model, routes.generation, encode(routes))
 
 
-def check_next(store: Where, routes: Routes) -> None:
+def check_next(store: Where, routes: Routes, *, restores: int | None = None) -> None:
     """Whether `routes` may be published now. Raises GenerationTaken if that number exists, RoutesRefused if it would skip
-    a number, names a bundle the store does not hold, or would move a unit between arms under an unchanged salt."""
+    a number, names a bundle the store does not hold, or would move a unit between arms under an unchanged salt - unless
+    it `restores`, whole, an older generation, whose units then are where they were.
+    """
     opened = open_store(store)
     before = max(opened.generations(routes.model), default=0)
     if routes.generation <= before:
@@ -134,7 +137,9 @@ def check_next(store: Where, routes: Routes) -> None:
     for bundle in routes.bundles:
         if not opened.holds(bundle):
             raise RoutesRefused(f"{routes.model}: bundle {bundle} is not in {opened.name}/bundles; publish it first")
-    if before:
+    if restores is not None:
+        _refuse_unlike(read(opened, routes.model, restores), routes)
+    elif before:
         _refuse_reassignment(read(opened, routes.model, before), routes)
 
 
@@ -213,6 +218,12 @@ def _check(routes: Routes) -> None:
         edge = slot.hi
     if edge != POINTS:
         raise RoutesRefused(f"slots: must reach {POINTS}, end at {edge}")
+
+
+def _refuse_unlike(older: Routes, routes: Routes) -> None:
+    for name in ("salt", "slots", "arms", "shadow", "plan"):
+        if getattr(older, name) != getattr(routes, name):
+            raise RoutesRefused(f"{name}: is not that of generation {older.generation}, which is to be restored")
 
 
 def _refuse_reassignment(before: Routes, after: Routes) -> None:

@@ -89,15 +89,16 @@ class Supervisor:
             if code is None:
                 self._end_if_hung(child)
                 return 0
-            self._bury(child, code)
-            if code == worker.EXIT_CANNOT_SERVE and not self.announced:
-                return 2  # it would fail in the same way again, and nobody is served yet
+            fatal = code == worker.EXIT_CANNOT_SERVE and not self.announced
+            self._bury(child, code, quiet=fatal)
+            if fatal:
+                return 2  # it has said why, and would fail in the same way again
         has_work = child is self.sync or self.shared.board.committed
         if not child.pid and has_work and time.monotonic() >= child.start_after:
             self._start(child)
         return 0
 
-    def _bury(self, child: Child, code: int) -> None:
+    def _bury(self, child: Child, code: int, *, quiet: bool) -> None:
         """A worker's last facts go to the writers' record before a successor takes the slot."""
         if child.index >= 0:
             self.shared.retire(child.index)
@@ -105,7 +106,7 @@ class Supervisor:
         steady = child.leaving or time.monotonic() - child.started > STEADY_S
         child.failures = 1 if steady else child.failures + 1
         wait = BACKOFF_S[min(child.failures - 1, len(BACKOFF_S) - 1)]
-        if not (child.leaving and code == 0):
+        if not quiet and not (child.leaving and code == 0):
             _say(f"{child.name} (pid {child.pid}) {_how(code)}; restarting in {wait:g} s")
         child.pid, child.leaving = 0, False
         child.start_after = time.monotonic() + wait

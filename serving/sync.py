@@ -183,10 +183,9 @@ class Sync:
             self._newest.clear()
 
     def _nothing(self, default: str) -> ServingError:
-        refusals = self._inspector.refusals({})
-        about = [why for what, why in refusals.items() if not default or what.startswith(f"{default} ")]
-        if about:
-            return RoutesRefused(about[0])
+        reasons = self._inspector.reasons(default)
+        if reasons:
+            return RoutesRefused(reasons[0])
         if default:
             return NothingToServe(f"{self._store.name}: no model {default!r} has routes, which COPPICE_MODEL names")
         return NothingToServe(
