@@ -36,16 +36,26 @@ class Refusal:
 
 
 class Inspector:
-    """Belongs to the sync process. `on_refused` is called once for each refusal, `beat` now and then in long work."""
+    """Belongs to the sync process. `on_refused` and `on_pulled` are called once for each refusal and each bundle fetched
+    from afar, `beat` now and then in long work."""
 
     def __init__(
-        self, store: Store, local: Path, trust: Trust, *, beat: Callable[[], None], on_refused: Callable[[], None]
+        self,
+        store: Store,
+        local: Path,
+        trust: Trust,
+        *,
+        beat: Callable[[], None],
+        on_refused: Callable[[], None],
+        on_pulled: Callable[[], None],
     ) -> None:
         self._store = store
         self._local = local
         self._trust = trust
         self._beat = beat
         self._on_refused = on_refused
+        self._on_pulled = on_pulled
+        self._is_remote = not isinstance(store, FolderStore)
         self._good: dict[str, Manifest] = {}  # by digest: fetched, verified, admitted
         self._refused: dict[tuple[str, int], Refusal] = {}
 
@@ -88,6 +98,18 @@ class Inspector:
         refused = sorted(self._refused, key=lambda key: -key[1])
         return [self._refused[key].why for key in refused if model in ("", key[0])]
 
+    def _is_good(self, digest: str) -> bool:
+        """Found good before, and still there: the local copy is tidied up now and then."""
+        there = not self._is_remote or bundle.locate(self._local, digest).is_dir()
+        return there and digest in self._good
+
+    def _fetch(self, digest: str) -> Path:
+        was_there = not self._is_remote or bundle.locate(self._local, digest).is_dir()
+        path = self._store.fetch(digest, self._local, self._beat)
+        if not was_there:
+            self._on_pulled()
+        return path
+
     def _inspect(self, model: str, generation: int) -> None:
         content = self._store.read(model, generation)
         name = f"{model}/{file_name(generation)}"
@@ -102,7 +124,7 @@ class Inspector:
         self._trust.admit(new)
         manifests = self._good | {path.name: bundle.read(path) for path in new}
         refuse_other_inputs(by_arm(routed, manifests))
-        if not isinstance(self._store, FolderStore):
+        if self._is_remote:
             _keep(self._local / "routes" / name, content)
         self._good = manifests
 

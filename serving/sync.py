@@ -17,6 +17,8 @@ import random
 import select
 import signal
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic, time_ns
 from types import FrameType
@@ -29,6 +31,7 @@ from serving import page
 from serving.board import Release
 from serving.errors import NothingToServe, RoutesRefused, ServingError, StoreUnreachable
 from serving.inspection import Inspector
+from serving.routes import read
 from serving.settings import Settings
 from serving.store import FolderStore, Store, local_folder, open_store
 
@@ -52,6 +55,7 @@ def main(settings: Settings, page_path: Path, alive: int) -> int:
         sync = Sync(settings, open_store(settings.store), shared)
         if not shared.board.committed:
             sync.first()
+        sync.tidy()
         sync.follow(alive)
     except (ServingError, CompileError) as refused:
         print(f"coppice: can't serve: {refused}", file=sys.stderr, flush=True)
@@ -147,11 +151,24 @@ class Sync:
         elif all(slot.loaded == number for slot in serving) and (serving or waited > NO_WORKER_S):
             self._board.commit()
             self._tell()
+            self.tidy()
         elif waited > LOAD_TIMEOUT_S:
             offered = self._board.release(number)
             before = self._committed().generations
             new = {m: g for m, g in offered.generations.items() if before.get(m) != g} if offered else {}
             self._withdraw(new, f"not every worker loaded it within {LOAD_TIMEOUT_S:g} s")
+
+    def tidy(self) -> None:
+        """The local copy of what is in S3 must not fill the disk."""
+        if isinstance(self._store, FolderStore):
+            return
+        from serving.store_s3 import tidy
+
+        served: set[str] = set()
+        with suppress(ServingError, OSError):  # what can't be read is not tidied up after
+            for model, generation in self._committed().generations.items():
+                served |= set(read(self._local, model, generation).bundles)
+            tidy(self._local, served)
 
     def _withdraw(self, refused: dict[str, int], why: str) -> None:
         self._board.withdraw()
@@ -200,10 +217,17 @@ class Sync:
 
     def _inspector_of(self, store: Store) -> Inspector:
         trust = Trust.of(self._settings.trust)
-        return Inspector(store, self._local, trust, beat=self._board.beat, on_refused=self._count_refusal)
+        return Inspector(
+            store,
+            self._local,
+            trust,
+            beat=self._board.beat,
+            on_refused=partial(self._count, boards.REFUSED),
+            on_pulled=partial(self._count, boards.BUNDLES_PULLED),
+        )
 
-    def _count_refusal(self) -> None:
-        self._board.cells[boards.REFUSED] += 1
+    def _count(self, cell: int) -> None:
+        self._board.cells[cell] += 1
 
     def _tell(self) -> None:
         refused = self._inspector.refusals(self._committed().generations)
