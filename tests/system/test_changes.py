@@ -48,6 +48,7 @@ class Shop:
             )
             self.versions[bundle.publish(made, self.store)] = str(number)
         self.digests = list(self.versions)
+        self.bad: set[int] = set()  # generations that a test published to be refused
 
     def publish(self, champion: str, challenger: str, salt: str = "") -> int:
         before = routes.history(self.store, "mixed")
@@ -69,10 +70,11 @@ class Shop:
     def change(self, number: int) -> int:
         """Now a new pair, now a promotion of the challenger, now a rollback."""
         now = routes.read(self.store, "mixed")
-        if number % 3 == 0:
+        if number % 3 == 0 or now.generation in self.bad:
             count = len(self.digests)
             return self.publish(self.digests[number % count], self.digests[(number + 1) % count])
-        older = routes.read(self.store, "mixed", now.generation - 1)
+        past = [n for n in routes.history(self.store, "mixed") if n < now.generation and n not in self.bad]
+        older = routes.read(self.store, "mixed", past[-1])
         if number % 3 == 1 and "challenger" in now.arms:
             after, restores = changes.promote(now, "challenger", note="", by="tests"), None
         else:
@@ -230,9 +232,11 @@ def trouble(kind: str, shop: Shop, server: Running, tmp_path: Path) -> None:
     before = generation(server)
     if kind == "corrupt":
         bad = shop.publish(corrupt(shop, shop.digests[0]), shop.digests[1])
+        shop.bad.add(bad)
         is_refused(server, bad, "model.flat")
     elif kind == "schema":
         bad = shop.publish(shop.digests[0], of_another_schema(shop, tmp_path))
+        shop.bad.add(bad)
         is_refused(server, bad, "other inputs than the champion")
     elif kind == "disk":
         told: multiprocessing.Queue[str] = multiprocessing.get_context("fork").Queue()
