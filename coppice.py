@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 
 class Verb(NamedTuple):
-    """Where a verb lives, and the line that `coppice --help` shows without importing it."""
+    """Where a verb (of one word, or of two) lives, and the line that `coppice --help` shows without importing it."""
 
     target: str
     panel: str
@@ -22,6 +22,7 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("training.cli:train", "Train", "Train, evaluate and register a model."),
     "models": Verb("training.cli:models", "Train", "List the registered models, their aliases and figures."),
+    "models sync": Verb("serving.aliases:sync_models", "Train", "Set the registry's aliases to what the routes say."),
     "simulate": Verb("training.cli:simulate", "Train", "Rows of the built-in churn world, drifted or not."),
     "compile": Verb(
         "compile.cli:compile_model", "Compile", "Compile a registered model, prove it, publish the bundle."
@@ -33,8 +34,8 @@ VERBS = {
     "inspect": Verb("compile.trust_cli:inspect_bundle", "Compile", "Say what a bundle is, and how it was proved."),
     "sign": Verb("compile.trust_cli:sign_bundle", "Compile", "Sign a bundle."),
     "keys": Verb("compile.trust_cli:keys_app", "Compile", "Make keys that sign; say whose keys are trusted."),
-    "routes": Verb("serving.cli:routes", "Serve", "Publish and show who serves what."),
-    "serve": Verb("serving.cli:serve", "Serve", "Serve the routed model over HTTP."),
+    "routes": Verb("serving.routes_cli:app", "Serve", "Publish, promote, ramp and roll back who serves what."),
+    "serve": Verb("serving.cli:serve", "Serve", "Serve the routed models over HTTP."),
     "predict": Verb("serving.predict_cli:predict", "Serve", "Score rows on a running server."),
     "compact": Verb("monitoring.cli:compact", "Watch", "Turn sealed traffic segments into the Parquet lake."),
     "reconcile": Verb("monitoring.cli:reconcile", "Watch", "Prove that served = logged + dropped + lost."),
@@ -56,6 +57,13 @@ class Lazy(TyperGroup):
         if _only_listing():
             return _placeholder(cmd_name)
         return _load(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """A verb may be two words, each pair of which may live in a room of its own: `models sync`."""
+        pair = " ".join(args[:2])
+        if len(args) > 1 and pair in VERBS:
+            return pair, self.get_command(ctx, pair), args[2:]
+        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(cls=Lazy, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")

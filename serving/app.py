@@ -24,11 +24,12 @@ from serving.answers import Answer, failed, plain
 from serving.documentation import openapi_of
 from serving.door import Door
 from serving.heads import named_headers
-from serving.live import Live
-from serving.scoring import Score
+from serving.live import Arm
+from serving.served import Served
 
 logger = logging.getLogger("coppice")
 
+SCORING = ("/predict", "/predict/ab", "/v1/models/{model}/predict", "/v1/models/{model}/predict/ab")
 UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -40,7 +41,7 @@ class Health:
     metrics: Callable[[], bytes]
 
 
-def create(live: Live, door: Door, health: Health) -> ASGIApp:
+def create(served: Served, door: Door, health: Health) -> ASGIApp:
     """The application of one worker. Every answer is counted and, while draining, says `connection: close`."""
     app = FastAPI(
         title="Coppice",
@@ -49,12 +50,12 @@ def create(live: Live, door: Door, health: Health) -> ASGIApp:
         openapi_url="/openapi.json",
         redoc_url=None,
     )
-    for path, score in door.endpoints.items():
-        app.add_api_route(path.decode(), _twin(score, door), methods=["POST"], name=path.decode().strip("/"))
+    for path in SCORING:
+        app.add_api_route(path, _twin(path, door), methods=["POST"], name=path.strip("/"))
     _add_health(app, health)
-    _add_model(app, live)
+    _add_models(app, served)
     _add_errors(app)
-    app.openapi = lambda: openapi_of(app, live.snapshot)  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    app.openapi = lambda: openapi_of(app, served)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return Counted(app, door)
 
 
@@ -90,9 +91,12 @@ class Counted:
         await self._app(scope, receive, counted)
 
 
-def _twin(score: Score, door: Door) -> Callable[[Request], Awaitable[Response]]:
+def _twin(path: str, door: Door) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         arrived = perf_counter_ns()
+        score = door.endpoints.get(path.format(**request.path_params).encode())
+        if score is None:
+            raise HTTPException(404, _no_model(request.path_params.get("model", "")))
         named = named_headers(request.headers.raw)
         body, received = await _read(request, door.max_body_bytes)
         reply = _Reply()
@@ -147,16 +151,22 @@ def _add_health(app: FastAPI, health: Health) -> None:
         return Response(health.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_model(app: FastAPI, live: Live) -> None:
+def _no_model(name: str) -> str:
+    """`name` empty: none was named, and there is no default."""
+    which = f"no model {name!r} is served here" if name else "several models are served here and none is the default"
+    return f"{which}; GET /v1/models lists them"
+
+
+def _add_models(app: FastAPI, served: Served) -> None:
     @app.get("/v1/models", tags=["models"], summary="The models served here")
     async def models() -> Response:
-        return AnswerResponse(plain(200, {"models": [live.snapshot.routes.model]}))
+        return AnswerResponse(plain(200, {"models": sorted(served.models)}))
 
     @app.get("/v1/models/{model}", tags=["models"], summary="What serves, and what it accepts")
     async def model(model: str) -> Response:
-        now = live.snapshot
-        if model != now.routes.model:
-            raise HTTPException(404, f"no model {model!r} is served here; GET /v1/models lists them")
+        if model not in served.models:
+            raise HTTPException(404, _no_model(model))
+        now = served.models[model].snapshot
         champion = now.champion.manifest
         body = {
             "name": model,
@@ -175,7 +185,7 @@ def _add_model(app: FastAPI, live: Live) -> None:
         return AnswerResponse(plain(200, body))
 
 
-def _share(arm: object, points: tuple[object, ...]) -> float:
+def _share(arm: Arm, points: tuple[Arm, ...]) -> float:
     return sum(owner is arm for owner in points) / len(points)
 
 

@@ -19,9 +19,10 @@ from typing import Any
 import uvicorn
 
 from serving import page, worker
+from serving.board import Release
 from serving.decoding import decode_slowly
 from serving.errors import RequestRefused
-from serving.live import Live, Loader
+from serving.live import Loader
 from serving.protocol import direct
 from serving.settings import Settings
 from serving.traffic import TrafficLog
@@ -77,7 +78,7 @@ async def steps(store: Path, model: str) -> dict[str, float]:
         shared = page.Page.create(Path(folder) / "bench.page", 1)
         slot = shared.slot(0)
         log = TrafficLog(Path(folder), server="bench", worker=0, slot=slot, max_blocks=1 << 20)
-        settings = Settings(store=store, traffic=Path(folder))
+        settings = Settings(store=str(store), traffic=Path(folder))
         snapshot = Loader(settings, log, slot, loop).load(model)
         try:
             return _measure(snapshot, log, slot, settings, loop)
@@ -96,7 +97,9 @@ def _measure(
     units = [b"unit-%d" % i for i in range(len(rows))]
     scores = [champion.lane.score_now(row) for row in raw]
     n = len(rows)
-    door = worker.make_door(settings, Live(snapshot), log, slot)
+    door = worker.make_door(settings, slot)
+    model = snapshot.routes.model
+    worker.make_served(settings, door, log, slot).flip(Release(1, model, {model: 1}), {model: snapshot})
     config = uvicorn.Config(_nothing, http=direct(door), log_config=None, lifespan="off")
     protocol = direct(door)(config, uvicorn.Server(config).server_state, {}, loop)
     protocol.connection_made(Discard())

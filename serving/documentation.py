@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI knows of the routes, and what the served model's schema says of the bodies."""
+"""The OpenAPI document: what FastAPI knows of the routes, and what the served models' schemas say of the bodies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from serving.live import Snapshot
+from serving.served import Served
 from serving.tasks import answer_schema
 from training.features import Feature
 
@@ -27,13 +28,30 @@ REFUSALS = {
 JSON_TYPE = {"number": "number", "category": "string", "boolean": "boolean"}
 
 
-def openapi_of(app: FastAPI, now: Snapshot) -> dict[str, Any]:
-    """The document of the generation that serves now: built for each request of it, since a swap may change it."""
+def openapi_of(app: FastAPI, served: Served) -> dict[str, Any]:
+    """The document of the release that serves now: built for each request of it, since a flip may change it."""
     document = get_openapi(title=app.title, version="1", summary=app.summary, routes=app.routes)
+    paths: dict[str, Any] = {}
     for path, operations in document["paths"].items():
-        if path.startswith("/predict"):
-            _describe(operations["post"], path, now)
-    return document
+        if not path.endswith(("/predict", "/predict/ab")):
+            paths[path] = operations
+        elif "{model}" in path:
+            for name, live in sorted(served.models.items()):
+                paths[path.replace("{model}", name)] = {
+                    "post": _described(operations["post"], path, live.snapshot, name)
+                }
+        elif served.default is not None:
+            paths[path] = {"post": _described(operations["post"], path, served.default.snapshot, "")}
+    return document | {"paths": paths}
+
+
+def _described(operation: dict[str, Any], path: str, now: Snapshot, model: str) -> dict[str, Any]:
+    operation = dict(operation)
+    _describe(operation, path, now)
+    if model:
+        operation["summary"] += f" of {model}"
+        operation["operationId"] = f"{operation['operationId']}_{model}"
+    return operation
 
 
 def _describe(operation: dict[str, Any], path: str, now: Snapshot) -> None:

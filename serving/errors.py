@@ -5,6 +5,7 @@
     ├── RoutesRefused             a generation that must not be published
     │   └── GenerationTaken       another publisher was first: read again, then decide
     ├── NothingToServe            no routes or no bundle where the store was looked at
+    ├── StoreUnreachable          the release store can't be read or written just now
     └── RequestRefused            a request, with the reason its sender is told
         ├── BodyMalformed         not JSON, or not a JSON object
         ├── BodyTooLarge          longer than the limit
@@ -37,6 +38,10 @@ class GenerationTaken(RoutesRefused):
 
 
 class NothingToServe(ServingError):
+    pass
+
+
+class StoreUnreachable(ServingError):
     pass
 
 

@@ -1,12 +1,19 @@
-"""What a worker serves now: one frozen snapshot per routes generation, built beside the old one and swapped whole."""
+"""What a worker serves now: one frozen snapshot per routes generation, built beside the old one and swapped whole.
+
+A bundle is open once in a worker, however many generations name it: each `Opened` is counted by what uses it, and let go
+when the last snapshot that does is gone. A snapshot is gone when the next one is live and no request holds it any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import random
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import msgspec
@@ -17,12 +24,13 @@ from compile.trust import Trust
 from serving import page
 from serving.answers import Encode
 from serving.decoding import Decode, decoder
-from serving.errors import NothingToServe, RoutesRefused
+from serving.inspection import refuse_other_inputs
 from serving.lanes import Lane, Scored, Tally, finite_test, measure
-from serving.routes import CHAMPION, POINTS, Routes, models, read
+from serving.routes import CHAMPION, POINTS, Routes, read
 from serving.segments import Role
 from serving.settings import Settings
-from serving.tasks import encoder, refuse_other_answers
+from serving.store import local_folder
+from serving.tasks import encoder
 from serving.traffic import Tag, TrafficLog
 
 
@@ -42,7 +50,16 @@ class Arm(msgspec.Struct, frozen=True, eq=False, gc=False):
     fallback: Arm | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
+class Opened:
+    """A bundle that is open in this worker. `users`: the snapshots, or parts of them, that hold it."""
+
+    predictor: Predictor
+    lane: Lane
+    users: int = 1
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Snapshot:
     """One generation, ready to serve. Never edited: a request may be holding it."""
 
@@ -135,19 +152,14 @@ class ShadowLane:
         self.lane.submit(row, done)
 
 
-def default_model(settings: Settings) -> str:
-    """The model that `/predict` serves: the one configured, or the only one routed. Raises NothingToServe."""
-    if settings.model:
-        return settings.model
-    routed = models(settings.store)
-    if len(routed) == 1:
-        return routed[0]
-    if not routed:
-        raise NothingToServe(
-            f"{settings.store}: no model has routes yet. `coppice train`, `coppice compile NAME@champion`, then "
-            "`coppice routes publish NAME --arm champion=DIGEST` make one"
-        )
-    raise NothingToServe(f"{settings.store}: routes several models ({', '.join(routed)}); name one by COPPICE_MODEL")
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A generation whose bundles are open and proved: all of the loading that takes long, done off the loop."""
+
+    routes: Routes
+    arms: dict[str, Opened]
+    shadows: dict[str, Opened]
+    decode: Decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,30 +170,89 @@ class Loader:
     log: TrafficLog
     slot: page.Slot
     loop: asyncio.AbstractEventLoop
+    opened: dict[tuple[str, str], Opened] = field(default_factory=dict)  # by digest, and "served" or "shadow"
+    lock: Lock = field(default_factory=Lock)  # of `opened`
 
     def load(self, model: str, generation: int | None = None) -> Snapshot:
-        """Raises NothingToServe, RoutesRefused or compile's BundleRefused; what is live stays as it is."""
-        routes = read(self.settings.store, model, generation)
-        champion = self._arm(routes, CHAMPION, None)
-        others = [self._arm(routes, name, champion) for name in routes.arms if name != CHAMPION]
+        """`prepare` and `build` in one, on the loop's thread; `generation` None: the newest."""
+        return self.build(self.prepare(model, generation))
+
+    def prepare(self, model: str, generation: int | None) -> Prepared:
+        """Any one thread. Raises NothingToServe, RoutesRefused or compile's BundleRefused; what is live stays as it is."""
+        routes = read(self._folder(), model, generation)
+        arms: dict[str, Opened] = {}
+        shadows: dict[str, Opened] = {}
+        try:
+            for name in sorted(routes.arms, key=lambda name: name != CHAMPION):
+                arms[name] = self._take(routes.arms[name], "served")
+            for shadow in routes.shadow:
+                shadows[shadow.name] = self._take(shadow.bundle, "shadow")
+            manifests = {name: opened.predictor.manifest for name, opened in (arms | shadows).items()}
+            refuse_other_inputs(manifests)
+            return Prepared(routes, arms, shadows, decoder(manifests[CHAMPION].schema))
+        except BaseException:
+            self.let_go(*arms.values(), *shadows.values())
+            raise
+
+    def build(self, prepared: Prepared) -> Snapshot:
+        """On the loop's thread: what has been opened, as the hot path wants it."""
+        routes = prepared.routes
+        champion = self._arm(routes, CHAMPION, prepared.arms[CHAMPION], None)
+        others = [self._arm(routes, name, prepared.arms[name], champion) for name in routes.arms if name != CHAMPION]
         arms = {arm.name: arm for arm in (champion, *others)}
-        shadows = tuple(self._shadow(routes, s.name, s.bundle, s.sample, champion) for s in routes.shadow)
-        return Snapshot(
+        shadows = tuple(self._shadow(routes, s.name, prepared.shadows[s.name], s.sample) for s in routes.shadow)
+        points: list[Arm] = []
+        for slot in routes.slots:
+            points += [arms[slot.arm]] * (slot.hi - slot.lo)
+        snapshot = Snapshot(
             routes=routes,
             champion=champion,
             arms=tuple(arms.values()),
-            points=tuple(arms[slot.arm] for slot in routes.slots for _ in range(slot.lo, slot.hi)),
+            points=tuple(points),
             point_of=point_finder(routes),
             shadows=shadows,
-            decode=decoder(champion.manifest.schema),
+            decode=prepared.decode,
         )
+        self._let_go_with(snapshot, *prepared.arms.values())
+        return snapshot
 
-    def _arm(self, routes: Routes, name: str, champion: Arm | None) -> Arm:
-        predictor, lane = self._open(routes.arms[name])
-        manifest = predictor.manifest
-        if champion is not None:
-            _refuse_other_inputs(name, manifest, champion.manifest)
-            refuse_other_answers(name, manifest, champion.manifest)
+    def let_go(self, *opened: Opened) -> None:
+        """Close what has no user left. Its lane is idle: a row that waits in one holds its snapshot."""
+        with self.lock:
+            for one in opened:
+                one.users -= 1
+            idle = {key: one for key, one in self.opened.items() if not one.users}
+            for key in idle:
+                del self.opened[key]
+            self.slot.cells[page.OPEN_BUNDLES] = len(self.opened)
+        for one in idle.values():
+            one.lane.close()
+
+    def _let_go_with(self, holder: object, *opened: Opened) -> None:
+        """When `holder` is gone. Not at exit, where the worker closes lanes in its own order."""
+        weakref.finalize(holder, self._let_go_soon, *opened).atexit = False
+
+    def _let_go_soon(self, *opened: Opened) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.let_go, *opened)
+
+    def _take(self, bundle: str, role: Role) -> Opened:
+        with self.lock:
+            found = self.opened.get((bundle, role))
+            if found is not None:
+                found.users += 1
+                return found
+        opened = Opened(*self._open(bundle))  # outside: nobody else opens bundles, and requests must not wait for it
+        with self.lock:
+            self.opened[bundle, role] = opened
+            self.slot.cells[page.OPEN_BUNDLES] = len(self.opened)
+        return opened
+
+    def _folder(self) -> Path:
+        return local_folder(self.settings.store, self.settings.traffic)
+
+    def _arm(self, routes: Routes, name: str, opened: Opened, champion: Arm | None) -> Arm:
+        manifest, lane, predictor = opened.predictor.manifest, opened.lane, opened.predictor
         series = self.slot.series(f"{manifest.model}/{manifest.version}/{name}")
         return Arm(
             name=name,
@@ -197,16 +268,16 @@ class Loader:
             fallback=champion,
         )
 
-    def _shadow(self, routes: Routes, name: str, bundle: str, sample: float, champion: Arm) -> ShadowLane:
-        predictor, lane = self._open(bundle)
-        _refuse_other_inputs(name, predictor.manifest, champion.manifest)
-        refuse_other_answers(name, predictor.manifest, champion.manifest)
-        tag = self._tag(routes, predictor.manifest, name, "shadow")
-        put, finite = self.log.put_of(predictor.outputs), finite_test(predictor.outputs)
-        return ShadowLane(lane, sample, tag, put, finite, self.slot, self.loop)
+    def _shadow(self, routes: Routes, name: str, opened: Opened, sample: float) -> ShadowLane:
+        tag, outputs = self._tag(routes, opened.predictor.manifest, name, "shadow"), opened.predictor.outputs
+        shadow = ShadowLane(
+            opened.lane, sample, tag, self.log.put_of(outputs), finite_test(outputs), self.slot, self.loop
+        )
+        self._let_go_with(shadow, opened)  # by itself: its rows wait longer than any request that holds the snapshot
+        return shadow
 
     def _open(self, bundle: str) -> tuple[Predictor, Lane]:
-        path = locate(self.settings.store, bundle)
+        path = locate(self._folder(), bundle)
         Trust.of(self.settings.trust).require(path)
         predictor = open_predictor(path)
         lane = Lane(
@@ -257,10 +328,3 @@ def lane_tally(slot: page.Slot) -> Tally:
         slot.observe(page.QUEUE_SECONDS, queue_us)
 
     return tally
-
-
-def _refuse_other_inputs(name: str, manifest: Manifest, champion: Manifest) -> None:
-    if manifest.schema.fingerprint != champion.schema.fingerprint:
-        theirs, ours = set(manifest.schema.names), set(champion.schema.names)
-        differing = ", ".join(sorted(theirs ^ ours)) or "kinds or categories of the same features"
-        raise RoutesRefused(f"{name}: takes other inputs than the champion ({differing}); serve it as another model")

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from serving import board as boards
 from serving import page
 
 REQUESTS = {
@@ -39,6 +40,18 @@ PLAIN = {
 }
 
 
+SYNC = {
+    "coppice_sync_looks": ("looks at the release store", boards.LOOKS),
+    "coppice_sync_looks_failed": ("looks that did not reach the release store", boards.LOOKS_FAILED),
+    "coppice_sync_refused": ("generations, or retries of them, that were not in order", boards.REFUSED),
+    "coppice_sync_offers": ("releases that workers were asked to load", boards.OFFERS),
+    "coppice_sync_flips": ("releases that all workers flipped to", boards.COMMITS),
+    "coppice_sync_withdrawn": ("releases that a worker could not load", boards.WITHDRAWN),
+    "coppice_sync_bundles_pulled": ("bundles fetched from the release store", boards.BUNDLES_PULLED),
+    "coppice_sync_starts": ("sync processes started", boards.STARTS),
+}
+
+
 class PageCollector(Collector):
     def __init__(self, shared: page.Page) -> None:
         self._shared = shared
@@ -60,6 +73,7 @@ class PageCollector(Collector):
         yield _histogram("coppice_batch_rows", "rows of a batch", page.BATCH_ROWS, page.EDGES_ROWS, 1, slots)
         yield from _arms(slots)
         yield from _workers(slots)
+        yield from _sync(self._shared.board)
 
 
 def render(shared: page.Page) -> bytes:
@@ -115,9 +129,25 @@ def _workers(slots: Sequence[page.Slot]) -> Iterator[Metric]:
     now_us = time_ns() // 1000
     ready = GaugeMetricFamily("coppice_worker_ready", "1 while the worker is ready", labels=["worker"])
     silence = GaugeMetricFamily("coppice_worker_silence_seconds", "since the last heartbeat", labels=["worker"])
-    generation = GaugeMetricFamily("coppice_worker_generation", "routes generation served", labels=["worker"])
+    release = GaugeMetricFamily("coppice_worker_release", "release served", labels=["worker"])
+    opened = GaugeMetricFamily("coppice_worker_open_bundles", "bundles open in the worker", labels=["worker"])
     for index, slot in enumerate(slots):
         ready.add_metric([str(index)], float(slot.state == page.READY))
         silence.add_metric([str(index)], max(0, now_us - slot.heartbeat_us) / 1e6)
-        generation.add_metric([str(index)], slot.committed_generation)
-    yield from (ready, silence, generation)
+        release.add_metric([str(index)], slot.serving)
+        opened.add_metric([str(index)], slot.cells[page.OPEN_BUNDLES])
+    yield from (ready, silence, release, opened)
+
+
+def _sync(board: boards.Board) -> Iterator[Metric]:
+    for name, (help_text, cell) in SYNC.items():
+        yield CounterMetricFamily(name, help_text, value=int(board.cells[cell]))
+    silent_s = max(0, time_ns() // 1000 - int(board.cells[boards.HEARTBEAT_US])) / 1e6
+    yield GaugeMetricFamily("coppice_sync_silence_seconds", "since the last heartbeat", value=silent_s)
+    yield GaugeMetricFamily("coppice_sync_store_seen_timestamp_seconds", "when the release store was last reached",
+                            value=int(board.cells[boards.STORE_SEEN_US]) / 1e6)  # fmt: skip
+    generations = GaugeMetricFamily("coppice_generation", "routes generation that the host serves", labels=["model"])
+    release = board.release(board.committed)
+    for model, generation in release.generations.items() if release else ():
+        generations.add_metric([model], generation)
+    yield generations

@@ -1,15 +1,19 @@
-"""The shared page: one small mmap per server run, one single-writer slot per worker.
+"""The shared page, format 2: one small mmap per server run, one single-writer slot per worker.
 
     <traffic>/pages/<server>.page            the page; stays after the server stopped, for `coppice reconcile`
     <traffic>/pages/<server>.writers.jsonl   the last facts of each log writer that ended, a line each
 
-From it come `/metrics`, the readiness quorum and the counts that survive a killed worker.
+From it come `/metrics`, the readiness quorum, the two-phase flip and the counts that survive a killed worker.
 
-Layout: little-endian int64 cells. A header of 8 cells: magic, workers, creation time in µs, rest 0. Then a slot of
-`SLOT_CELLS` for each worker: facts, counters, histograms, the writer's name as text, and up to `SERIES` labelled series of
-(label text, rows, errors). A cell is written by one thread of one process alone and read by anyone: an aligned 8-byte
-store is not torn on the machines we run on. Counters go on over restarts of the worker in their slot; the writer's facts
-start again with each writer, and `Page.retire` saves them before a successor begins.
+Layout: little-endian int64 cells. A header of 8 cells: magic, workers, creation time in µs, rest 0. Then the board of the
+sync process (`serving.board`), then a slot of `SLOT_CELLS` for each worker: facts, counters, histograms, the writer's name
+and why a release was not loaded as text, and up to `SERIES` labelled series of (label text, rows, errors). A cell is
+written by one thread of one process alone and read by anyone: an aligned 8-byte store is not torn on the machines we run
+on. Counters go on over restarts of the worker in their slot; the writer's facts start again with each writer, and
+`Page.retire` saves them before a successor begins. The file is allocated when it is made: a disk that fills up later can't
+fail a store into it.
+
+Format 1 (magic COPPICE1) had no board and slots of 1024 cells; `open` reads it, for the books of servers that stopped.
 """
 
 from __future__ import annotations
@@ -23,15 +27,21 @@ from pathlib import Path
 from time import time_ns
 from typing import NamedTuple
 
-MAGIC = b"COPPICE1"
+from serving.board import CELLS as BOARD_CELLS
+from serving.board import Board
+
+MAGIC = b"COPPICE2"
 HEADER_CELLS = 8
-SLOT_CELLS = 1024
+SLOT_CELLS = 2560
+FORMATS = {b"COPPICE1": (0, 1024), MAGIC: (BOARD_CELLS, SLOT_CELLS)}  # cells of the board, and of a slot
 
 # states
 EMPTY, STARTING, READY, DRAINING, STOPPED = range(5)
 
 # facts
-STATE, PID, HEARTBEAT_US, LOADED_GENERATION, COMMITTED_GENERATION, STARTS = range(6)
+# LOADED: number of the newest release that is ready to be served; SERVING: of the one that is; FAILED: of the last that
+# could not be loaded
+STATE, PID, HEARTBEAT_US, LOADED, SERVING, STARTS, FAILED, OPEN_BUNDLES = range(8)
 WRITER_SEQ, WRITER_LOGGED, WRITER_DROPPED_FULL, WRITER_DROPPED_DISK = range(8, 12)
 
 # counters
@@ -49,8 +59,10 @@ REQUEST_SECONDS, QUEUE_SECONDS, BATCH_ROWS = (64 + HISTOGRAM_CELLS * n for n in 
 
 WRITER_NAME = 256
 WRITER_NAME_BYTES = 192
+FAILURE = 288
+FAILURE_BYTES = 768
 SERIES_AT = 512
-SERIES = 32
+SERIES = 128
 SERIES_CELLS = 16  # 14 of label text, rows, errors
 LABEL_BYTES = 14 * 8
 
@@ -91,20 +103,33 @@ class Slot:
         self.cells[HEARTBEAT_US] = us
 
     @property
-    def loaded_generation(self) -> int:
-        return int(self.cells[LOADED_GENERATION])
+    def loaded(self) -> int:
+        return int(self.cells[LOADED])
 
-    @loaded_generation.setter
-    def loaded_generation(self, generation: int) -> None:
-        self.cells[LOADED_GENERATION] = generation
+    @loaded.setter
+    def loaded(self, number: int) -> None:
+        self.cells[LOADED] = number
 
     @property
-    def committed_generation(self) -> int:
-        return int(self.cells[COMMITTED_GENERATION])
+    def serving(self) -> int:
+        return int(self.cells[SERVING])
 
-    @committed_generation.setter
-    def committed_generation(self, generation: int) -> None:
-        self.cells[COMMITTED_GENERATION] = generation
+    @serving.setter
+    def serving(self, number: int) -> None:
+        self.cells[SERVING] = number
+
+    @property
+    def failed(self) -> int:
+        return int(self.cells[FAILED])
+
+    @property
+    def failure(self) -> str:
+        """Why the release `failed` was not loaded."""
+        return self._read_text(FAILURE, FAILURE_BYTES)
+
+    def fail(self, number: int, why: str) -> None:
+        self._write_text(FAILURE, FAILURE_BYTES, why)
+        self.cells[FAILED] = number
 
     @property
     def writer(self) -> str:
@@ -116,8 +141,14 @@ class Slot:
         self.cells[STATE] = STARTING
         self.cells[PID] = pid
         self.cells[HEARTBEAT_US] = time_ns() // 1000
-        self.cells[LOADED_GENERATION] = self.cells[COMMITTED_GENERATION] = 0
+        for fact in (LOADED, SERVING, FAILED, OPEN_BUNDLES):
+            self.cells[fact] = 0
         self.cells[STARTS] += 1
+
+    def vacate(self) -> None:
+        """Its process has ended: for the supervisor."""
+        for fact in (STATE, LOADED, SERVING, FAILED, OPEN_BUNDLES):
+            self.cells[fact] = 0
 
     def begin_writer(self, name: str) -> None:
         """A log writer takes the facts. The facts of the one before must have been retired."""
@@ -142,6 +173,7 @@ class Slot:
 
         The last series is shared by all labels beyond the limit.
         """
+        label = label.encode()[:LABEL_BYTES].decode(errors="ignore")
         for n in range(SERIES):
             at = SERIES_AT + SERIES_CELLS * n
             present = self._read_text(at, LABEL_BYTES)
@@ -153,7 +185,7 @@ class Slot:
 
     def series_counts(self) -> list[SeriesCount]:
         counts = []
-        for n in range(SERIES):
+        for n in range((len(self.cells) - SERIES_AT) // SERIES_CELLS):
             at = SERIES_AT + SERIES_CELLS * n
             label = self._read_text(at, LABEL_BYTES)
             if not label:
@@ -166,7 +198,7 @@ class Slot:
         return bytes(self._text[8 * cell : 8 * cell + limit]).rstrip(b"\0").decode(errors="replace")
 
     def _write_text(self, cell: int, limit: int, text: str) -> None:
-        encoded = text.encode()[:limit]
+        encoded = text.encode()[:limit].decode(errors="ignore").encode()
         self._text[8 * cell : 8 * cell + limit] = encoded.ljust(limit, b"\0")
 
 
@@ -176,15 +208,16 @@ class Page:
     def __init__(self, path: Path, mapped: mmap.mmap) -> None:
         self.path = path
         self._cells = memoryview(mapped).cast("q")
+        self._board_cells, self._slot_cells = FORMATS[mapped[:8]]
         self.workers = int(self._cells[1])
 
     @classmethod
     def create(cls, path: Path, workers: int) -> Page:
         """A fresh page. Raises FileExistsError: a page belongs to one server run."""
-        size = 8 * (HEADER_CELLS + SLOT_CELLS * workers)
+        size = 8 * (HEADER_CELLS + BOARD_CELLS + SLOT_CELLS * workers)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            os.truncate(handle, size)
+            os.posix_fallocate(handle, 0, size)
             os.pwrite(handle, struct.pack("<8sqq", MAGIC, workers, time_ns() // 1000), 0)
             return cls(path, mmap.mmap(handle, size))
         finally:
@@ -196,18 +229,25 @@ class Page:
         handle = os.open(path, os.O_RDONLY if readonly else os.O_RDWR)
         try:
             size = os.fstat(handle).st_size
-            if size < 8 * (HEADER_CELLS + SLOT_CELLS) or os.pread(handle, 8, 0) != MAGIC:
+            board_cells, slot_cells = FORMATS.get(os.pread(handle, 8, 0), (0, 0))
+            if not slot_cells or size < 8 * (HEADER_CELLS + board_cells + slot_cells):
                 raise ValueError(f"{path}: not a page of this version")
             access = mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE
             return cls(path, mmap.mmap(handle, size, access=access))
         finally:
             os.close(handle)
 
+    @property
+    def board(self) -> Board:
+        if not self._board_cells:
+            raise ValueError(f"{self.path}: is of a format that has no board")
+        return Board(self._cells[HEADER_CELLS : HEADER_CELLS + self._board_cells])
+
     def slot(self, index: int) -> Slot:
         if not 0 <= index < self.workers:
             raise IndexError(f"{self.path}: has {self.workers} slots, not one {index}")
-        begin = HEADER_CELLS + SLOT_CELLS * index
-        return Slot(self._cells[begin : begin + SLOT_CELLS])
+        begin = HEADER_CELLS + self._board_cells + self._slot_cells * index
+        return Slot(self._cells[begin : begin + self._slot_cells])
 
     def slots(self) -> list[Slot]:
         return [self.slot(index) for index in range(self.workers)]

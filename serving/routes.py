@@ -10,30 +10,29 @@ A generation is one file of a release store, written once:
      "shadow": [{"name": "candidate", "bundle": "<bundle digest>", "sample": 0.25}],
      "plan": null, "note": "why", "by": "who", "at": "2026-01-31T12:00:00Z"}
 
-Slots cover 0..10,000 without gap or overlap, in ascending order, and an arm may own several. The file is linked into
-place under its final name, which fails if it exists, so of two publishers one wins and the other raises
+Slots cover 0..10,000 without gap or overlap, in ascending order, and an arm may own several. The store creates the file
+under its final name and whole, or fails if it exists (`serving.store`), so of two publishers one wins and the other raises
 GenerationTaken; a reader never sees half a file. The highest number is the present generation. A rollback publishes
 an older content under a newer number; nothing is ever edited or deleted.
 
 Assignment: blake2b(unit, key=salt), 8 bytes, big-endian, scaled to 0..9,999. It depends on nothing else, so every worker
 on every host agrees. A ramp keeps the salt and may give slots of the champion to another arm, never take one back:
-`publish` refuses what would move a unit from one arm to another in the middle of an experiment.
+`publish` refuses what would move a unit from one arm to another in the middle of an experiment. A rollback may: it puts
+every unit back to where the older generation had it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from serving.errors import GenerationTaken, NothingToServe, RoutesRefused
+from serving.store import Where, file_name, open_store
 
 POINTS = 10_000
 CHAMPION = "champion"
@@ -114,84 +113,79 @@ def new_salt() -> str:
     return secrets.token_hex(16)
 
 
-def publish(store: Path, routes: Routes) -> Path:
-    """Write `routes` as its generation; once this returns, the generation exists for good on the disk.
+def publish(store: Where, routes: Routes, *, restores: int | None = None) -> str:
+    """Write `routes` as its generation; once this returns, the generation exists for good. Where it is, for people.
 
-    Raises GenerationTaken if that number exists, RoutesRefused if it would skip a number, names a bundle the store does
-    not hold, or would move a unit between arms under an unchanged salt.
+    Raises GenerationTaken if that number exists, RoutesRefused for what `check_next` refuses.
     """
-    folder = store / "routes" / routes.model
-    before = _highest(folder)
+    opened = open_store(store)
+    check_next(opened, routes, restores=restores)
+    return opened.create(routes.model, routes.generation, encode(routes))
+
+
+def check_next(store: Where, routes: Routes, *, restores: int | None = None) -> None:
+    """Whether `routes` may be published now. Raises GenerationTaken if that number exists, RoutesRefused if it would skip
+    a number, names a bundle the store does not hold, or would move a unit between arms under an unchanged salt - unless
+    it `restores`, whole, an older generation, whose units then are where they were.
+    """
+    opened = open_store(store)
+    before = max(opened.generations(routes.model), default=0)
     if routes.generation <= before:
         raise GenerationTaken(f"{routes.model}: generation {routes.generation} exists already; the newest is {before}")
     if routes.generation != before + 1:
         raise RoutesRefused(f"{routes.model}: generation {routes.generation} would skip {before + 1}")
     for bundle in routes.bundles:
-        if not (store / "bundles" / bundle / "manifest.json").is_file():
-            raise RoutesRefused(f"{routes.model}: bundle {bundle} is not in {store / 'bundles'}; publish it first")
-    if before:
-        _refuse_reassignment(read(store, routes.model, before), routes)
-    folder.mkdir(parents=True, exist_ok=True)
-    return _write_once(folder, _path(store, routes.model, routes.generation), routes)
+        if not opened.holds(bundle):
+            raise RoutesRefused(f"{routes.model}: bundle {bundle} is not in {opened.name}/bundles; publish it first")
+    if restores is not None:
+        _refuse_unlike(read(opened, routes.model, restores), routes)
+    elif before:
+        _refuse_reassignment(read(opened, routes.model, before), routes)
 
 
-def read(store: Path, model: str, generation: int | None = None) -> Routes:
+def read(store: Where, model: str, generation: int | None = None) -> Routes:
     """The given generation, or the present one. Raises NothingToServe or RoutesRefused, naming the file."""
+    opened = open_store(store)
     if generation is None:
-        generation = _highest(store / "routes" / model)
-    path = _path(store, model, generation)
+        generation = max(opened.generations(model), default=0)
+    path = f"{opened.name}/routes/{model}/{file_name(generation)}"
+    content = opened.read(model, generation)
+    if content is None:
+        raise NothingToServe(f"{path}: no such generation; `coppice routes publish {model}` makes the first")
     try:
-        routes = msgspec.json.decode(path.read_bytes(), type=Routes)
-    except FileNotFoundError:
-        raise NothingToServe(f"{path}: no such generation; `coppice routes publish {model}` makes the first") from None
-    except (msgspec.MsgspecError, RoutesRefused) as refused:
+        routes = decode(content)
+    except RoutesRefused as refused:
         raise RoutesRefused(f"{path}: {refused}") from None
     if (routes.model, routes.generation) != (model, generation):
         raise RoutesRefused(f"{path}: says it is {routes.model} generation {routes.generation}")
     return routes
 
 
-def history(store: Path, model: str) -> list[int]:
+def encode(routes: Routes) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(routes), indent=2) + b"\n"
+
+
+def decode(content: bytes) -> Routes:
+    """Raises RoutesRefused."""
+    try:
+        return msgspec.json.decode(content, type=Routes)
+    except (msgspec.MsgspecError, RecursionError) as malformed:
+        raise RoutesRefused(str(malformed)) from None
+
+
+def history(store: Where, model: str) -> list[int]:
     """All generations of the model, ascending."""
-    folder = store / "routes" / model
-    return sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
+    return open_store(store).generations(model)
 
 
-def models(store: Path) -> list[str]:
+def models(store: Where) -> list[str]:
     """Names of the models that have routes, sorted."""
-    return sorted(path.name for path in (store / "routes").glob("*") if _highest(path))
+    opened = open_store(store)
+    return [name for name in opened.models() if opened.generations(name)]
 
 
 def stamp() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _path(store: Path, model: str, generation: int) -> Path:
-    return store / "routes" / model / f"{generation:08d}.json"
-
-
-def _highest(folder: Path) -> int:
-    return max((int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit()), default=0)
-
-
-def _write_once(folder: Path, path: Path, routes: Routes) -> Path:
-    """link(2) is exclusive as O_EXCL is, and gives the name to a file that is already whole and synced."""
-    handle, draft = tempfile.mkstemp(dir=folder, prefix=".draft-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(routes), indent=2) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
-        os.link(draft, path)
-    except FileExistsError:
-        raise GenerationTaken(f"{routes.model}: generation {routes.generation} was just published by another") from None
-    finally:
-        os.unlink(draft)
-    directory = os.open(folder, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
-    return path
 
 
 def _check(routes: Routes) -> None:
@@ -224,6 +218,12 @@ def _check(routes: Routes) -> None:
         edge = slot.hi
     if edge != POINTS:
         raise RoutesRefused(f"slots: must reach {POINTS}, end at {edge}")
+
+
+def _refuse_unlike(older: Routes, routes: Routes) -> None:
+    for name in ("salt", "slots", "arms", "shadow", "plan"):
+        if getattr(older, name) != getattr(routes, name):
+            raise RoutesRefused(f"{name}: is not that of generation {older.generation}, which is to be restored")
 
 
 def _refuse_reassignment(before: Routes, after: Routes) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from serving.errors import SettingsRefused
 
@@ -22,17 +22,21 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    store: Path = Field(
-        default=Path("var/releases"), description="release store: the folder that holds bundles and routes"
+    store: Annotated[str, BeforeValidator(str)] = Field(
+        default="var/releases", description="release store: the folder of bundles and routes, or `s3://bucket/prefix`"
     )
     trust: str = Field(
         default="hashed",
         pattern="^(hashed|signed(:.+)?)$",
         description="`signed`: serve only what a trusted key signed; `signed:PATH`: keys not in `~/.config/coppice/keys`",
     )
-    traffic: Path = Field(default=Path("var/traffic"), description="folder of the traffic log and the shared pages")
+    sync_s: float = Field(default=0.5, gt=0, le=3600, description="seconds between two looks at the release store")
+    traffic: Path = Field(
+        default=Path("var/traffic"),
+        description="folder of the traffic log, the shared pages, and what was pulled from S3",
+    )
     model: str = Field(
-        default="", description="model that `/predict` serves; empty: the only one that the store routes"
+        default="", description="model that `/predict` serves; empty: the only one that the store routes, if it is"
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and prints it")

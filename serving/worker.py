@@ -1,9 +1,9 @@
 """One worker process: from loading its bundles to sealing its log, in the order it happens.
 
-    start   page slot, traffic log, snapshot (bundles opened and proved), application, listener, heartbeat
-    serve   until SIGTERM, or until the supervisor's end of the pipe closes
-    stop    not ready, serving on with `connection: close` (drain delay) -> listener closed, what is in flight answered
-            -> shadows scored -> lanes closed -> log flushed, synced and sealed -> exit 0
+    start   page slot, traffic log, the committed release (bundles opened and proved), application, heartbeat, listener
+    serve   until SIGTERM, or until the supervisor's end of the pipe closes; flipping from release to release
+    stop    not ready, serving on with `connection: close` (drain delay) -> no new connections -> what came in answered
+            (grace), connections closed -> shadows scored -> lanes closed -> log flushed, synced and sealed -> exit 0
 
 Stop is start backwards: an answer may still be logged until the last one is written, so the log closes last.
 """
@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import time_ns
 
@@ -31,17 +31,20 @@ from serving.admission import Admission
 from serving.app import Health, create
 from serving.door import Door
 from serving.errors import ServingError
-from serving.live import Live, Loader, Snapshot, default_model
+from serving.flip import Flipper
+from serving.live import Live, Loader
 from serving.metrics import render
 from serving.protocol import direct
 from serving.readiness import readiness
-from serving.scoring import scorer
+from serving.scoring import Score, scorer
+from serving.served import Served
 from serving.settings import Settings
 from serving.traffic import TrafficLog
 
 logger = logging.getLogger("coppice")
 
 HEARTBEAT_S = 0.2
+GRACE_S = 0.2  # between the last connection accepted and the close, for its first request to arrive
 EXIT_OK = 0
 EXIT_CANNOT_SERVE = 3  # the supervisor does not restart what would fail in the same way again
 
@@ -63,10 +66,12 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     slot = shared.slot(index)
     slot.begin(os.getpid())
     log = TrafficLog(settings.traffic, server=page_path.stem, worker=index, slot=slot)
-    live = Live(Loader(settings, log, slot, loop).load(default_model(settings)))
-    door = make_door(settings, live, log, slot)
+    door = make_door(settings, slot)
+    served = make_served(settings, door, log, slot)
+    flipper = Flipper(shared.board, slot, Loader(settings, log, slot, loop), served)
+    await flipper.first()
     health = Health(ready=lambda: readiness(shared), metrics=lambda: render(shared))
-    server = _Server(_config(settings, create(live, door, health), door))
+    server = _Server(_config(settings, create(served, door, health), door))
     gc.collect()
     gc.freeze()  # what is loaded now lives as long as the process: no collection need look at it again
 
@@ -74,22 +79,30 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     loop.add_signal_handler(signal.SIGTERM, stop.begin)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C reaches the supervisor too, which sends SIGTERM
     loop.add_reader(alive, stop.begin)
-    slot.loaded_generation = slot.committed_generation = live.snapshot.routes.generation
-    beating = asyncio.create_task(_beat(slot, log, server))
+    tasks = [asyncio.create_task(_beat(slot, log, server)), asyncio.create_task(flipper.follow())]
     await server.serve(sockets=[listener])
-    beating.cancel()
-    _finish(settings, live.snapshot, log, slot)
+    for task in tasks:
+        task.cancel()
+    _finish(settings, served, log, slot)
     return EXIT_OK
 
 
-def make_door(settings: Settings, live: Live, log: TrafficLog, slot: page.Slot) -> Door:
+def make_door(settings: Settings, slot: page.Slot) -> Door:
+    return Door({}, max_body_bytes=settings.max_body_bytes, on_answer=_counter(slot))
+
+
+def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot) -> Served:
+    """No model yet; each release that it flips to replaces the door's table of paths."""
     admission = Admission(settings.deadline_ms)
     admission.watch(asyncio.get_running_loop())
-    endpoints = {
-        b"/predict": scorer(live, log, slot, admission, split=False, unit_field=settings.unit_field),
-        b"/predict/ab": scorer(live, log, slot, admission, split=True, unit_field=settings.unit_field),
-    }
-    return Door(endpoints, max_body_bytes=settings.max_body_bytes, on_answer=_counter(slot))
+
+    def scorer_of(live: Live, split: bool) -> Score:
+        return scorer(live, log, slot, admission, split=split, unit_field=settings.unit_field)
+
+    def set_paths(paths: Mapping[bytes, Score]) -> None:
+        door.endpoints = paths
+
+    return Served(scorer_of, set_paths)
 
 
 def _counter(slot: page.Slot) -> Callable[[int, int], None]:
@@ -151,7 +164,13 @@ class _Stopper:
         self._begun = True
         self._door.draining = True
         self._slot.state = page.DRAINING
-        asyncio.get_running_loop().call_later(self._settings.drain_delay_s, self._close)
+        asyncio.get_running_loop().call_later(self._settings.drain_delay_s, self._accept_no_more)
+
+    def _accept_no_more(self) -> None:
+        """New connections wait in the socket, which the supervisor keeps, for the worker that comes after this one."""
+        for listening in self._server.servers:
+            listening.close()
+        asyncio.get_running_loop().call_later(GRACE_S, self._close)
 
     def _close(self) -> None:
         self._server.should_exit = True
@@ -166,9 +185,12 @@ async def _beat(slot: page.Slot, log: TrafficLog, server: uvicorn.Server) -> Non
         await asyncio.sleep(HEARTBEAT_S)
 
 
-def _finish(settings: Settings, snapshot: Snapshot, log: TrafficLog, slot: page.Slot) -> None:
-    for shadow in snapshot.shadows:
-        shadow.drain_now()
-    snapshot.close()
+def _finish(settings: Settings, served: Served, log: TrafficLog, slot: page.Slot) -> None:
+    snapshots = served.snapshots().values()
+    for snapshot in snapshots:
+        for shadow in snapshot.shadows:
+            shadow.drain_now()
+    for snapshot in snapshots:
+        snapshot.close()
     log.close(settings.stop_timeout_s)
     slot.state = page.STOPPED

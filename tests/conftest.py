@@ -25,6 +25,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 from cases import MIXED, Release, mixed_rows, publish_routes, train_mixed
 from running import Running
+from s3 import Bucket, bucket_server
 
 from compile import build_bundle
 from compile.bundle import publish
@@ -133,6 +134,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name="m",
         version="1",
     )
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    with bucket_server(tmp_path, monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture

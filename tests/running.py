@@ -8,6 +8,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving import board
+from serving.page import Page
+
 
 @dataclass
 class Running:
@@ -31,9 +34,23 @@ class Running:
         finally:
             connection.close()
 
+    def page(self) -> Page:
+        (path,) = (self.traffic / "pages").glob("*.page")
+        return Page.open(path, readonly=True)
+
     def workers(self) -> list[int]:
+        """Those that live, in the order of their slots."""
+        present = self._children()
+        return [slot.pid for slot in self.page().slots() if slot.pid in present]
+
+    def sync(self) -> int:
+        """The sync process; 0 while there is none."""
+        pid = int(self.page().board.cells[board.PID])
+        return pid if pid in self._children() else 0
+
+    def _children(self) -> set[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="utf-8")
-        return [int(pid) for pid in children.split()]
+        return {int(pid) for pid in children.split()}
 
     def stop(self) -> int:
         if self.process.poll() is None:

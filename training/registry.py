@@ -171,6 +171,19 @@ def alias(registered: Registered, name: str) -> None:
     connect().set_registered_model_alias(registered.model, name, registered.version)
 
 
+def aliases(model: str) -> dict[str, str]:
+    """Version by alias. Raises NotRegistered."""
+    client = connect()
+    known = _found(client, model)
+    if known is None:
+        raise NotRegistered(f"{model}: no model of that name is registered")
+    return {str(name): str(version) for name, version in known.aliases.items()}
+
+
+def drop_alias(model: str, name: str) -> None:
+    connect().delete_registered_model_alias(model, name)
+
+
 def tag(registered: Registered, key: str, value: str) -> None:
     connect().set_model_version_tag(registered.model, registered.version, key, value)
 

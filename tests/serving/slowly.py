@@ -17,8 +17,9 @@ from cases import MIXED, mixed_body, mixed_rows
 
 from serving import page, worker
 from serving.app import Health, create
+from serving.board import Release
 from serving.lanes import Cost, Lane
-from serving.live import Live, Loader, lane_tally
+from serving.live import Loader, lane_tally
 from serving.protocol import direct
 from serving.settings import Settings
 from serving.traffic import TrafficLog
@@ -94,11 +95,12 @@ async def slowly(
     )
     loaded = Loader(settings, log, slot, loop).load("mixed")
     champion = msgspec.structs.replace(loaded.champion, lane=lane, inline=False)
-    live = Live(replace(loaded, champion=champion))
-    door = worker.make_door(settings, live, log, slot)
+    door = worker.make_door(settings, slot)
+    served = worker.make_served(settings, door, log, slot)
+    served.flip(Release(1, "mixed", {"mixed": 1}), {"mixed": replace(loaded, champion=champion)})
     health = Health(ready=lambda: (True, {}), metrics=lambda: b"")
     config = uvicorn.Config(
-        create(live, door, health),  # type: ignore[arg-type]  # as in serving.worker
+        create(served, door, health),  # type: ignore[arg-type]  # as in serving.worker
         http=direct(door) if http == "direct" else "httptools",
         port=0,
         log_config=None,

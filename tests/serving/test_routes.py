@@ -140,7 +140,7 @@ def test_routes_that_make_no_sense_cannot_exist(change: dict[str, object], messa
 
 
 def test_a_broken_file_is_named(store: Path) -> None:
-    path = publish(store, make())
+    path = Path(publish(store, make()))
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(RoutesRefused, match=r"00000001\.json"):
         read(store, "churn")

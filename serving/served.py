@@ -1,0 +1,59 @@
+"""Every model that a worker serves: one `Live` each, and the table of the paths that answer for them.
+
+`/predict` and `/predict/ab` are the default model's; `/v1/models/<name>/predict` and `.../predict/ab` every model's. A
+model keeps its scoring functions, and so its request ids, over all its generations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from serving.board import Release
+from serving.live import Live, Snapshot
+from serving.scoring import Score
+
+NOTHING = Release(0, "", {})
+
+
+class Served:
+    """Belongs to the loop's thread: between two of its callbacks, all models are of one release."""
+
+    def __init__(
+        self, scorer_of: Callable[[Live, bool], Score], on_paths: Callable[[Mapping[bytes, Score]], None]
+    ) -> None:
+        """`scorer_of`(live, split) makes a path's scoring function; `on_paths` is told the table whenever it changes."""
+        self.release = NOTHING
+        self.models: dict[str, Live] = {}
+        self._scorer_of = scorer_of
+        self._on_paths = on_paths
+        self._scores: dict[str, tuple[Score, Score]] = {}
+
+    @property
+    def default(self) -> Live | None:
+        return self.models.get(self.release.default)
+
+    def flip(self, release: Release, snapshots: Mapping[str, Snapshot]) -> None:
+        """Serve this release from now on. What no request holds any more of the one before is let go."""
+        before, self.release = self.release, release
+        for name, snapshot in snapshots.items():
+            if name in self.models:
+                self.models[name].snapshot = snapshot
+            else:
+                self.models[name] = live = Live(snapshot)
+                self._scores[name] = (self._scorer_of(live, False), self._scorer_of(live, True))
+        for name in self.models.keys() - snapshots.keys():
+            del self.models[name], self._scores[name]
+        if (before.default, before.generations.keys()) != (release.default, release.generations.keys()):
+            self._on_paths(self._paths())
+
+    def snapshots(self) -> dict[str, Snapshot]:
+        return {name: live.snapshot for name, live in self.models.items()}
+
+    def _paths(self) -> dict[bytes, Score]:
+        paths: dict[bytes, Score] = {}
+        for name, (champion, split) in self._scores.items():
+            paths[f"/v1/models/{name}/predict".encode()] = champion
+            paths[f"/v1/models/{name}/predict/ab".encode()] = split
+        if self.release.default in self._scores:
+            paths[b"/predict"], paths[b"/predict/ab"] = self._scores[self.release.default]
+        return paths
