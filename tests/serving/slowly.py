@@ -34,6 +34,7 @@ class Slow:
     call_s: float
     row_s: float = 0.0
     width: int = MIXED.width
+    outputs: int = 1
     probe_rows: Any = field(default_factory=lambda: mixed_rows(4))
     scored: int = 0
 
