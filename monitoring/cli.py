@@ -100,7 +100,7 @@ def drift(
         model,
         since_us=_micros("--since", since),
         until_us=_micros("--until", until),
-        columns=["ts_us", "features", "score", "schema", "status", "version", "role"],
+        columns=["ts_us", "features", "score", "scores", "schema", "status", "version", "role"],
         where=(pc.field("version") == manifest.version) & (pc.field("role") == "served"),
     )
     found = find_drift(
@@ -110,6 +110,7 @@ def drift(
         model=model,
         version=manifest.version,
         out=out,
+        outputs=manifest.outputs,
         share=share,
     )
     for column in found.columns:

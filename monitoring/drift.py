@@ -10,6 +10,9 @@ differences that nobody cares about. Those tests leave missing values out, so ea
 its own: two proportions, pooled z, at 0.05 shared among the columns, and at least MISSING_SHARE apart. A column that
 can't be tested (empty, or not in the window) is reported as such and stops no other.
 
+The prediction is the score: a probability, a value, an outlier's score. Of a model of several outputs (class probabilities,
+targets) each has a column `prediction[name]`, on both sides, and the prediction drifted where one of them did.
+
 Verdict: drift, where the prediction drifted, or at least `share` of the columns did.
 """
 
@@ -30,7 +33,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from monitoring.errors import TooLittleData
+from monitoring.errors import MonitoringError, TooLittleData
 from training.features import FeatureSchema, Matrix, decode_matrix, encode_frame
 
 PREDICTION = "prediction"
@@ -83,14 +86,20 @@ def find_drift(
     model: str,
     version: str,
     out: Path,
+    outputs: Sequence[str] = (),
     share: float = SHARE,
     seed: int = 0,
 ) -> Drift:
     """Compare, and write `report.html` and `summary.json` into `out`.
 
-    `reference`: raw columns and `prediction`; `traffic`: rows of the lake with `features`, `score` and `schema`. Raises
-    TooLittleData below MIN_ROWS on either side.
+    `reference`: raw columns and the predictions' (`prediction_columns`); `traffic`: rows of the lake with `features`,
+    `score`, `schema`, and `scores` where there are several `outputs`. Raises TooLittleData below MIN_ROWS on either side,
+    MonitoringError for a reference that lacks a prediction.
     """
+    predictions = prediction_columns(outputs)
+    lacking = [name for name in predictions if name not in reference.columns]
+    if lacking:
+        raise MonitoringError(f"{model} version {version}: its reference has no column {lacking[0]!r}")
     traffic = traffic.filter((pc.field("schema") == schema.fingerprint) & (pc.field("status") == 200))
     if min(len(traffic), len(reference)) < MIN_ROWS:
         raise TooLittleData(
@@ -104,12 +113,14 @@ def find_drift(
     if len(reference) > MAX_ROWS:
         reference = reference.sample(MAX_ROWS, random_state=seed)
     width = schema.width
-    features = traffic.column("features").combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    current = _frame(schema, features, traffic.column("score").to_numpy())
-    known = _frame(schema, encode_frame(schema, reference), reference[PREDICTION].to_numpy(dtype=np.float64))
-    columns, html = _compare(schema, known, current)
-    drifted = [column.name for column in columns if column.drifted and column.name != PREDICTION]
-    reasons = ["the prediction drifted"] if columns[0].drifted else []
+    scores = _lists(traffic, "scores", len(predictions)) if len(predictions) > 1 else traffic.column("score").to_numpy()
+    current = _frame(schema, _lists(traffic, "features", width), predictions, scores)
+    known = _frame(schema, encode_frame(schema, reference), predictions, reference[predictions].to_numpy(np.float64))
+    columns, html = _compare(schema, predictions, known, current)
+    drifted = [column.name for column in columns[len(predictions) :] if column.drifted]
+    moved = [column.name for column in columns[: len(predictions)] if column.drifted]
+    told = f": {', '.join(moved)}" if len(predictions) > 1 else ""
+    reasons = [f"the prediction drifted{told}"] if moved else []
     if len(drifted) >= share * width:
         reasons.append(f"{len(drifted)} of {width} features drifted: {', '.join(drifted)}")
     few = f"{len(drifted)} of {width} features drifted, fewer than {share:.0%}; the prediction did not"
@@ -129,9 +140,23 @@ def find_drift(
     return finding
 
 
-def _frame(schema: FeatureSchema, matrix: Matrix, prediction: Any) -> pd.DataFrame:
-    """One side, the prediction first. Categories and booleans are text; their missing values are a category."""
-    frame = pd.DataFrame({PREDICTION: np.asarray(prediction, dtype=np.float64)})
+def prediction_columns(outputs: Sequence[str]) -> list[str]:
+    """The reference's columns of a model's predictions.
+
+    >>> prediction_columns(["value"]), prediction_columns(["cat", "dog"])
+    (['prediction'], ['prediction[cat]', 'prediction[dog]'])
+    """
+    return [f"{PREDICTION}[{name}]" for name in outputs] if len(outputs) > 1 else [PREDICTION]
+
+
+def _lists(traffic: pa.Table, name: str, width: int) -> Matrix:
+    flat = traffic.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float64).reshape(-1, width)
+
+
+def _frame(schema: FeatureSchema, matrix: Matrix, predictions: list[str], scores: Any) -> pd.DataFrame:
+    """One side, the predictions first. Categories and booleans are text; their missing values are a category."""
+    frame = pd.DataFrame(np.reshape(scores, (len(matrix), -1)), columns=predictions, dtype=np.float64)
     for feature, values in zip(schema.features, decode_matrix(schema, matrix).values(), strict=True):
         if feature.kind == "number":
             frame[feature.name] = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
@@ -140,8 +165,10 @@ def _frame(schema: FeatureSchema, matrix: Matrix, prediction: Any) -> pd.DataFra
     return frame
 
 
-def _compare(schema: FeatureSchema, known: pd.DataFrame, current: pd.DataFrame) -> tuple[list[Column], str]:
-    numbers = [PREDICTION, *(feature.name for feature in schema.features if feature.kind == "number")]
+def _compare(
+    schema: FeatureSchema, predictions: list[str], known: pd.DataFrame, current: pd.DataFrame
+) -> tuple[list[Column], str]:
+    numbers = [*predictions, *(feature.name for feature in schema.features if feature.kind == "number")]
     small = min(len(known), len(current)) < DISTANCE_ROWS
     each = ALPHA / known.shape[1]
     untestable: dict[str, str] = {}

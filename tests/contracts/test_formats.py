@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow.ipc
 
 from serving.routes import read
-from serving.traffic import COLUMNS, Segment, Tag, read_segment, split_payload
+from serving.traffic import COLUMNS, SCORES, Segment, Tag, read_segment, split_payload
 
 HERE = Path(__file__).parent
 
 
-def test_the_golden_segment_reads_as_it_was_written() -> None:
+def test_the_golden_segment_of_version_1_reads_as_it_was_written() -> None:
+    assert (HERE / "golden.seg").read_bytes().startswith(b"COPPSEG1")
     payloads, bad = read_segment(HERE / "golden.seg")
     assert bad == 0
     assert len(payloads) == 2
@@ -38,6 +39,32 @@ def test_the_golden_segment_reads_as_it_was_written() -> None:
     assert (rows[2]["ts_us"], rows[2]["parse_us"], rows[2]["queue_us"]) == (1_700_000_000_000_002, 10, 20)
     assert (rows[2]["score_us"], rows[2]["batch_rows"], rows[2]["row"], rows[2]["tag"]) == (30, 2, 0, 1)
     assert not Segment(HERE / "golden.seg").bad_blocks
+
+
+def test_the_golden_segment_of_version_2_has_scores_where_a_row_has_several() -> None:
+    assert (HERE / "golden2.seg").read_bytes().startswith(b"COPPSEG2")
+    payloads, bad = read_segment(HERE / "golden2.seg")
+    assert bad == 0
+    facts, _ = split_payload(payloads[1])
+    assert facts.tags == (
+        Tag(model="price", version="3", arm="champion", generation=7, role="served", schema="ab" * 32),
+        Tag(model="species", version="4", arm="candidate", generation=8, role="shadow", schema="cd" * 32),
+    )
+    one, several = (pyarrow.ipc.open_stream(split_payload(payload)[1]).read_all() for payload in payloads)
+    assert tuple(zip(one.column_names, map(str, one.schema.types), strict=True)) == tuple(
+        (name, kind.replace("list<", "list<item: ")) for name, kind in COLUMNS
+    )
+    assert several.column_names == [*one.column_names, SCORES[0]]
+    first = one.to_pylist()
+    assert (first[0]["score"], first[2]["score"], first[3]["score"]) == (1.5, np.inf, -2.0)
+    assert np.isnan(first[1]["score"])
+    assert [row["status"] for row in first] == [200, 500, 500, 200]
+    rows = several.to_pylist()
+    assert [row["seq"] for row in rows] == [5, 6, 7]
+    assert [row["scores"] for row in rows[:2]] == [[0.25, 0.5, 0.25], None]
+    assert np.isnan(rows[2]["scores"]).tolist() == [True] * 3
+    assert [row["score"] for row in rows[:2]] == [0.25, 0.0]
+    assert [row["request_id"] for row in rows] == ["species-0", "price-4", "species-1"]
 
 
 def test_the_golden_generation_reads_and_assigns_as_it_did() -> None:

@@ -13,7 +13,7 @@ import pytest
 from cases import MIXED, mixed_rows
 
 from monitoring.drift import Drift, find_drift
-from monitoring.errors import TooLittleData
+from monitoring.errors import MonitoringError, TooLittleData
 from training.features import decode_matrix
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Evidently's own deprecations
@@ -61,6 +61,31 @@ def test_moved_inputs_are_drift(tmp_path: Path, count: int) -> None:
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["verdict"] == "drift"
     assert "<html" in (tmp_path / "report.html").read_text()[:2000].lower()
+
+
+def test_of_several_outputs_each_is_a_prediction_of_its_own(tmp_path: Path) -> None:
+    outputs = ("low", "high", "none")
+
+    def scores(rows: np.ndarray) -> np.ndarray:
+        high = predict(rows) * 0.8
+        return np.column_stack([0.8 - high, high, np.full(len(rows), 0.2) + 0.001 * np.sin(rows[:, 5])])
+
+    rows = mixed_rows(5000, 1)
+    known = pd.DataFrame(decode_matrix(MIXED, rows))
+    known[[f"prediction[{name}]" for name in outputs]] = scores(rows)
+
+    def compared(rows: np.ndarray) -> Drift:
+        served = traffic(rows).append_column("scores", pa.array(scores(rows).tolist(), pa.list_(pa.float64())))
+        return find_drift(MIXED, known, served, model="m", version="1", out=tmp_path, outputs=outputs)
+
+    assert not compared(mixed_rows(3000, 2)).found
+    moved = mixed_rows(3000, 2)
+    moved[:, 0] += 15
+    found = compared(moved)
+    assert "the prediction drifted: prediction[low], prediction[high]" in found.reason
+    assert [column.name for column in found.columns[:3]] == [f"prediction[{name}]" for name in outputs]
+    with pytest.raises(MonitoringError, match=r"prediction\[low\]"):
+        find_drift(MIXED, reference(), traffic(rows), model="m", version="1", out=tmp_path, outputs=outputs)
 
 
 def test_values_that_go_missing_are_drift_of_their_column(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from monitoring.errors import LakeRefused
@@ -75,6 +76,28 @@ def test_all_rows_reach_the_lake_once_and_the_books_balance(tmp_path: Path) -> N
     assert (books.total("served"), books.total("logged"), books.total("lost")) == (1234, 1234, 0)
     assert not books.faults
     assert compact(traffic, lake).segments == 0
+
+
+def test_segments_and_parts_of_version_1_and_2_are_one_lake(tmp_path: Path) -> None:
+    golden = Path(__file__).parent.parent / "contracts"
+    traffic, lake = tmp_path / "traffic", tmp_path / "lake"
+    (traffic / "sealed").mkdir(parents=True)
+    for name in ("golden.seg", "golden2.seg"):
+        shutil.copy(golden / name, traffic / "sealed" / name)
+    done = compact(traffic, lake)
+    assert (done.rows, done.bad_bytes) == (12, 0)
+    assert [row["scores"] for row in window(lake, "churn").to_pylist()] == [None] * 5
+    assert [row["scores"] for row in window(lake, "price").to_pylist()] == [None] * 5
+    species = {row["request_id"]: row for row in window(lake, "species").to_pylist()}
+    assert species["species-0"]["scores"] == [0.25, 0.5, 0.25]
+    for part in lake.rglob("model=price/**/*.parquet"):  # as an older release wrote it
+        pq.write_table(pq.ParquetFile(part).read().drop_columns(["scores"]), part)
+    (part,) = lake.rglob("model=species/**/*.parquet")
+    folder = lake / part.relative_to(lake).parent.as_posix().replace("species", "price")
+    shutil.copy(part, folder / "part-later.parquet")
+    mixed = window(lake, "price", columns=["request_id", "score", "scores"]).to_pylist()
+    assert {row["request_id"]: row["scores"] for row in mixed}["species-0"] == [0.25, 0.5, 0.25]
+    assert {row["request_id"]: row["scores"] for row in mixed}["price-0"] is None
 
 
 def test_killed_between_writing_and_deleting_nothing_is_doubled(tmp_path: Path) -> None:

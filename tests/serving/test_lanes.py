@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from compile import open_predictor
 from serving.errors import Overloaded
-from serving.lanes import PATIENT, Cost, Lane, Scored, dispatch_reason
+from serving.lanes import PATIENT, Cost, Lane, Scored, Scores, dispatch_reason, finite_test
 
 WAYS = {"inline": 1e9, "tick": 0.0, "busy": 0.0}
 
@@ -37,9 +37,9 @@ def lane(
     return made, batches
 
 
-async def scores_of(made: Lane, rows: np.ndarray) -> list[float]:
+async def scores_of(made: Lane, rows: np.ndarray) -> list[Scores]:
     """All rows at once, as a burst of requests would come."""
-    done: list[float] = [math.inf] * len(rows)
+    done: list[Scores] = [math.inf] * len(rows)
     left = asyncio.Event()
     count = 0
 
@@ -81,6 +81,7 @@ class Poisoned:
     """Fails any batch that holds the row whose first value is 13."""
 
     width = 2
+    outputs = 1
     probe_rows = np.zeros((1, 2))
 
     def bound(self, rows: np.ndarray, scores: np.ndarray) -> Callable[[int], None]:
@@ -100,6 +101,37 @@ def test_a_poisoned_row_harms_itself_alone(way: str) -> None:
         got = await scores_of(made, rows)
         assert [n for n, score in enumerate(got) if math.isnan(score)] == [13]
         assert all(score == n / 7 for n, score in enumerate(got) if n != 13)
+        made.close()
+
+    asyncio.run(run())
+
+
+class Several(Poisoned):
+    """Of three outputs."""
+
+    outputs = 3
+
+    def bound(self, rows: np.ndarray, scores: np.ndarray) -> Callable[[int], None]:
+        def run(count: int) -> None:
+            if (rows[:count, 0] == 13).any():
+                raise RuntimeError("poisoned")
+            scores[:count] = rows[:count, 1:] + np.arange(3)
+
+        return run
+
+
+@pytest.mark.parametrize("way", ["inline", "tick", "busy"])
+def test_a_row_of_several_outputs_has_a_tuple_of_scores_whichever_way_it_went(way: str) -> None:
+    async def run() -> None:
+        made, _ = lane(Several(), way)
+        got = await scores_of(made, np.column_stack([np.arange(40.0), np.arange(40.0) / 7]))
+        finite = finite_test(3)
+        for n, scores in enumerate(got):
+            assert isinstance(scores, tuple)
+            assert len(scores) == 3
+            assert finite(scores) == (n != 13)
+            assert n == 13 or scores == tuple(n / 7 + k for k in range(3))
+        assert not finite((1.0, math.inf, 0.0))
         made.close()
 
     asyncio.run(run())

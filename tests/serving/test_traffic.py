@@ -35,7 +35,7 @@ def put(log: TrafficLog, count: int, tag: int) -> None:
         )
 
 
-def rows(path: Path) -> list[dict[str, object]]:
+def rows_of(path: Path) -> list[dict[str, object]]:
     payloads, bad = read_segment(path)
     assert bad == 0
     return [
@@ -49,7 +49,7 @@ def test_every_row_put_is_read_back_in_order(tmp_path: Path, count: int) -> None
     put(log, count, log.register(TAG))
     assert log.close(10)
     sealed = sorted((tmp_path / "sealed").glob("*.seg"))
-    got = [row for path in sealed for row in rows(path)]
+    got = [row for path in sealed for row in rows_of(path)]
     assert [row["seq"] for row in got] == list(range(1, count + 1))
     assert [row["score"] for row in got] == [n / 7 for n in range(count)]
     assert [row["unit"] for row in got] == ["" if n % 2 else "unit-é" for n in range(count)]
@@ -60,6 +60,22 @@ def test_every_row_put_is_read_back_in_order(tmp_path: Path, count: int) -> None
         facts, _ = split_payload(read_segment(sealed[0])[0][0])
         assert facts.writer == log.writer
         assert facts.tags == (TAG,)
+
+
+@given(rows=st.lists(st.lists(st.floats(allow_nan=False), min_size=1, max_size=5), max_size=30))
+def test_scores_of_models_of_any_outputs_share_a_block(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[float]]
+) -> None:
+    folder = tmp_path_factory.mktemp("several")
+    log, _ = new_log(folder, block_rows=7, max_blocks=1000)
+    tag = log.register(TAG)
+    for n, scores in enumerate(rows):
+        score = scores[0] if len(scores) == 1 else tuple(scores)
+        log.put_of(len(scores))(tag, n, b"id", 0, b"", np.array([1.0]).tobytes(), score, 200, 1, 2, 3, 4)
+    assert log.close(10)
+    got = [row for path in sorted((folder / "sealed").glob("*.seg")) for row in rows_of(path)]
+    assert [row["score"] for row in got] == [scores[0] for scores in rows]
+    assert [row.get("scores") for row in got] == [scores if len(scores) > 1 else None for scores in rows]
 
 
 def test_a_segment_cut_anywhere_yields_the_whole_blocks_before_the_cut(tmp_path: Path) -> None:
@@ -114,7 +130,7 @@ def test_a_full_disk_is_counted_and_the_log_recovers(tmp_path: Path, monkeypatch
     put(log, 30, tag)
     assert log.close(10)
     monkeypatch.undo()
-    logged = sum(len(rows(path)) for path in (tmp_path / "sealed").glob("*.seg"))
+    logged = sum(len(rows_of(path)) for path in (tmp_path / "sealed").glob("*.seg"))
     assert logged == 30 == slot.cells[page.WRITER_LOGGED]
     assert slot.cells[page.WRITER_SEQ] == 50
 
