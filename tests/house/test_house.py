@@ -130,9 +130,7 @@ def test_settings_and_the_readme_table_are_the_same() -> None:
     for name, field in Settings.model_fields.items():
         default = str(field.default)
         assert default in table[PREFIX + name.upper()] or not default, name
-    assert (
-        len(Settings.model_fields) <= 17
-    )  # the knobs, whom to trust, which is no knob, and the deadline, which only the caller's side knows
+    assert len(Settings.model_fields) <= 17  # the knobs, whom to trust, and the deadline, which callers alone know
 
 
 def test_nothing_tells_of_a_machine_or_a_package_host() -> None:

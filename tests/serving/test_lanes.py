@@ -172,7 +172,9 @@ def test_any_interleaving_of_two_versions_gives_each_row_its_own_answer(
     release: Release, bursts: list[tuple[str, int]], pauses: list[int], way: str, max_batch_rows: int
 ) -> None:
     """Bit for bit; and since the versions disagree on every row, no batch held rows of both."""
-    predictors = {arm: open_predictor(getattr(release, arm)) for arm in ("champion", "challenger")}
+    predictors, alone = (
+        {arm: open_predictor(getattr(release, arm)) for arm in ("champion", "challenger")} for _ in range(2)
+    )  # a lane is the only caller of its own
     rows = mixed_rows(sum(count for _, count in bursts) or 1, len(bursts))
 
     async def run() -> None:
@@ -190,7 +192,7 @@ def test_any_interleaving_of_two_versions_gives_each_row_its_own_answer(
             for _ in range(pause):
                 await asyncio.sleep(0)
         for arm, place, answered in asked:
-            expected = float(predictors[arm].score(rows[place][None])[0, 0])
+            expected = float(alone[arm].score(rows[place][None])[0, 0])
             assert await asyncio.wait_for(answered, 20) == expected
         for made, batches in lanes.values():
             assert all(count <= max_batch_rows for _, count in batches)
