@@ -20,6 +20,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.admin import Admin, add_admin
 from serving.answers import Answer, failed, plain
 from serving.documentation import openapi_of
 from serving.door import Door
@@ -41,7 +42,7 @@ class Health:
     metrics: Callable[[], bytes]
 
 
-def create(served: Served, door: Door, health: Health) -> ASGIApp:
+def create(served: Served, door: Door, health: Health, admin: Admin | None = None) -> ASGIApp:
     """The application of one worker. Every answer is counted and, while draining, says `connection: close`."""
     app = FastAPI(
         title="Coppice",
@@ -54,6 +55,8 @@ def create(served: Served, door: Door, health: Health) -> ASGIApp:
         app.add_api_route(path, _twin(path, door), methods=["POST"], name=path.strip("/"))
     _add_health(app, health)
     _add_models(app, served)
+    if admin is not None:
+        add_admin(app, admin)
     _add_errors(app)
     app.openapi = lambda: openapi_of(app, served)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return Counted(app, door)

@@ -20,6 +20,7 @@ REQUESTS = {
     "shed": page.REQUESTS_SHED,
 }
 DISPATCHES = {"inline": page.DISPATCH_INLINE, "tick": page.DISPATCH_TICK, "busy": page.DISPATCH_BUSY}
+ADMIN = {"done": page.ADMIN_DONE, "refused": page.ADMIN_REFUSED}
 DROPS = {"full": page.ROWS_DROPPED_FULL, "disk": page.ROWS_DROPPED_DISK}
 SHEDS = {
     "queue_full": page.SHED_QUEUE_FULL,
@@ -62,6 +63,7 @@ class PageCollector(Collector):
         yield _labelled("coppice_dispatches", "rows by the way they were scored", "reason", DISPATCHES, slots)
         yield _labelled("coppice_shed", "rows that were asked for and not scored", "reason", SHEDS, slots)
         yield _labelled("coppice_traffic_rows_dropped", "rows the log dropped", "reason", DROPS, slots)
+        yield _labelled("coppice_admin_requests", "requests of the admin API by outcome", "outcome", ADMIN, slots)
         for name, (help_text, cell) in PLAIN.items():
             yield CounterMetricFamily(name, help_text, value=_total(slots, cell))
         yield _histogram(

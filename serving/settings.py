@@ -35,10 +35,14 @@ class Settings(BaseModel):
         default=Path("var/traffic"),
         description="folder of the traffic log, the shared pages, and what was pulled from S3",
     )
+    admin_keys: str = Field(
+        default="",
+        description="who may change routes over HTTP: a file of `SHA256 NAME` lines, or hashes; empty: nobody",
+    )
     model: str = Field(
         default="", description="model that `/predict` serves; empty: the only one that the store routes, if it is"
     )
-    host: str = Field(default="127.0.0.1", description="address to listen on")
+    host: str = Field(default="127.0.0.1", description="address to listen on; `unix:PATH` for a socket there")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and prints it")
     workers: int = Field(default=0, ge=0, le=256, description="worker processes; 0: one for each CPU of the cgroup")
     http: Literal["direct", "asgi"] = Field(

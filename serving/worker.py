@@ -27,6 +27,7 @@ import uvloop
 
 from compile.errors import CompileError
 from serving import page
+from serving.admin import Admin
 from serving.admission import Admission
 from serving.app import Health, create
 from serving.door import Door
@@ -71,7 +72,7 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     flipper = Flipper(shared.board, slot, Loader(settings, log, slot, loop), served)
     await flipper.first()
     health = Health(ready=lambda: readiness(shared), metrics=lambda: render(shared))
-    server = _Server(_config(settings, create(served, door, health), door))
+    server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot)), door))
     gc.collect()
     gc.freeze()  # what is loaded now lives as long as the process: no collection need look at it again
 

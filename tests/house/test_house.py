@@ -105,6 +105,10 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (["keys", "trust", "nowhere.pub"], 2, "nowhere.pub"),
         (["compile", "churn", "--key", "no-such-key"], 2, "no-such-key"),
         (["routes", "show", "nothing"], 2, "nothing"),
+        (["routes", "promote", "nothing"], 2, "nothing"),
+        (["routes", "rollback", "nothing", "--store", "s3://"], 2, "bucket"),
+        (["routes", "ramp", "nothing", "challenger"], 2, "NAME=VALUE"),
+        (["models", "sync"], 2, "no model has routes"),
         (["reconcile", "--traffic", "nowhere"], 2, "nowhere"),
         (["drift", "nothing"], 2, "nothing"),
         (["demo", "--data", "rows.csv"], 2, "--target"),
@@ -130,7 +134,8 @@ def test_settings_and_the_readme_table_are_the_same() -> None:
     for name, field in Settings.model_fields.items():
         default = str(field.default)
         assert default in table[PREFIX + name.upper()] or not default, name
-    assert len(Settings.model_fields) <= 17  # the knobs, whom to trust, and the deadline, which callers alone know
+    # fifteen knobs; and what is none: whom to trust, who may administer, how often the store is asked, callers' deadlines
+    assert len(Settings.model_fields) <= 19
 
 
 def test_nothing_tells_of_a_machine_or_a_package_host() -> None:
