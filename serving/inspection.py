@@ -26,6 +26,7 @@ from serving.tasks import refuse_other_answers
 
 AGAIN_S = (5.0, 300.0)  # the first wait, doubled up to the second
 LOOK_BACK = 20  # generations that are tried, newest first, before a model counts as having none
+REMEMBERED = 256  # bundles that are not verified once more when another generation names them
 TOLD_REFUSALS, TOLD_LETTERS = 8, 300
 
 
@@ -119,15 +120,13 @@ class Inspector:
         routed = routes.decode(content)
         if (routed.model, routed.generation) != (model, generation):
             raise RoutesRefused(f"{name}: says it is {routed.model} generation {routed.generation}")
-        new = [
-            self._store.fetch(digest, self._local, self._beat) for digest in routed.bundles if digest not in self._good
-        ]
+        new = [self._fetch(digest) for digest in routed.bundles if not self._is_good(digest)]
         self._trust.admit(new)
         manifests = self._good | {path.name: bundle.read(path) for path in new}
         refuse_other_inputs(by_arm(routed, manifests))
         if self._is_remote:
             _keep(self._local / "routes" / name, content)
-        self._good = manifests
+        self._good = manifests if len(manifests) <= REMEMBERED else {}
 
 
 def by_arm(routed: Routes, manifests: dict[str, Manifest]) -> dict[str, Manifest]:

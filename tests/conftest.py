@@ -146,8 +146,9 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
 def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
-    def start(store: Path, **knobs: object) -> Running:
-        traffic, log = tmp_path / f"traffic{len(started)}", tmp_path / f"serve{len(started)}.log"
+    def start(store: Path | str, **knobs: object) -> Running:
+        traffic = Path(str(knobs.get("traffic", tmp_path / f"traffic{len(started)}")))
+        log = tmp_path / f"serve{len(started)}.log"
         given = {"store": store, "traffic": traffic, "port": 0, "workers": 1, "drain_delay_s": 0.1} | knobs
         environment = {name: value for name, value in os.environ.items() if not name.startswith("COPPICE_")}
         environment |= {f"COPPICE_{name.upper()}": str(value) for name, value in given.items()}
@@ -157,11 +158,11 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
                 call, cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=out, stderr=out
             )
         deadline = time.monotonic() + 60
-        while not (ready := re.search(r"ready on http://127.0.0.1:(\d+)", log.read_text(encoding="utf-8"))):
+        while not (ready := re.search(r"ready on (?:http://127.0.0.1:(\d+)|unix:)", log.read_text(encoding="utf-8"))):
             assert process.poll() is None, log.read_text(encoding="utf-8")
             assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
             time.sleep(0.02)
-        started.append(Running(process, int(ready[1]), traffic, log))
+        started.append(Running(process, int(ready[1] or 0), traffic, log))
         return started[-1]
 
     yield start
