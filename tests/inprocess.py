@@ -14,12 +14,14 @@ import uvicorn
 
 from serving import page, routes
 from serving.app import Health, create
+from serving.board import Release
 from serving.lanes import Cost, Lane
-from serving.live import Arm, Live, Loader, Snapshot
+from serving.live import Arm, Loader, Snapshot
 from serving.protocol import direct
+from serving.served import Served
 from serving.settings import Settings
 from serving.traffic import TrafficLog
-from serving.worker import make_door
+from serving.worker import make_door, make_served
 
 Answered = tuple[int, list[tuple[bytes, bytes]], bytes]
 
@@ -55,13 +57,16 @@ class InProcess:
         self.log = TrafficLog(folder, server="s", worker=0, slot=self.slot)
         settings = Settings(store=store, traffic=folder)
         try:
-            self.live = Live(Loader(settings, self.log, self.slot, self.loop).load(model))
+            snapshot = Loader(settings, self.log, self.slot, self.loop).load(model)
         except Exception:
             self.log.close(20)
             self.loop.close()
             raise
-        self._door = make_door(settings, self.live, self.log, self.slot)
-        self._app = create(self.live, self._door, Health(ready=lambda: (True, {}), metrics=lambda: b""))
+        self._door = make_door(settings, self.slot)
+        served = self.loop.run_until_complete(self._served(settings))
+        served.flip(Release(1, model, {model: 1}), {model: snapshot})
+        self.live = served.models[model]
+        self._app = create(served, self._door, Health(ready=lambda: (True, {}), metrics=lambda: b""))
 
     def direct(self, path: str, body: bytes, headers: dict[str, str]) -> Answered:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -91,6 +96,9 @@ class InProcess:
         assert self.log.close(20)
         self.live.snapshot.close()
         self.loop.close()
+
+    async def _served(self, settings: Settings) -> Served:
+        return make_served(settings, self._door, self.log, self.slot)
 
     async def _direct(self, sent: bytes) -> Answered:
         config = uvicorn.Config(self._app, http=direct(self._door), log_config=None, lifespan="off")
