@@ -12,7 +12,9 @@ from compile.runtime import open_predictor
 from compile.summary import as_json, as_text
 from compile.trust import Trust
 
-keys_app = typer.Typer(add_completion=False, no_args_is_help=True, help="What signs bundles, and whom this user trusts.")
+keys_app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="What signs bundles, and whom this user trusts."
+)
 
 Bundle = Annotated[Path, typer.Argument(help="a bundle's folder, as var/releases/bundles/3f2a...")]
 Folder = Annotated[Path | None, typer.Option(help="folder of the keys; default: ~/.config/coppice/keys")]

@@ -16,7 +16,9 @@ from serving.releasing import Change, Verb, release
 from serving.routes import CHAMPION, Routes, Shadow, history, read
 from serving.store import FolderStore, Store, open_store
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Who serves what: publish, promote, ramp, roll back, look.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Who serves what: publish, promote, ramp, roll back, look."
+)
 
 Model = Annotated[str, typer.Argument(help="the model's name")]
 Where = Annotated[str, typer.Option("--store", envvar="COPPICE_STORE", help="release store: a folder, or s3://...")]
