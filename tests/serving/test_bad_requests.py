@@ -19,6 +19,7 @@ from compile import open_predictor
 def test_each_is_a_4xx_that_names_its_cause_and_harms_no_one(
     http: str, release: Release, serve: Callable[..., Running]
 ) -> None:
+    assert len(BAD) >= 140
     server = serve(release.store, http=http)
     right = float(open_predictor(release.champion).score(ROW[None])[0, 0])
     for title, (method, path, body, headers, status, named) in BAD.items():

@@ -15,6 +15,11 @@ from serving.decoding import decode_slowly, decoder
 from serving.errors import RequestRefused
 from training.features import Feature, FeatureSchema, InputRefused, encode
 
+CHANGEABLE = (
+    b'{"age":1.5,"balance":-2e3,"plan":"basic","region":null,"autopay":true,"visits":0,'
+    b'"of no use":"ab\xc3\xa9\\u00e9","nor this":[1e5,{"z":null}]}'
+)
+ODD_BYTES = st.sampled_from([bytes([byte]) for byte in b'"\\{}[],:0eE+-.u\xff\xc3\xed'])
 FAST = decoder(MIXED)
 VALUES: Any = st.one_of(
     st.none(),
@@ -67,6 +72,110 @@ def test_acceptable_rows_decode_to_the_reference_encoding(fields: dict[str, Any]
 def test_any_object_has_one_outcome_on_both_paths(fields: dict[str, Any]) -> None:
     body = json.dumps(fields).encode()
     assert outcome(FAST, body) == outcome(slowly, body)
+
+
+NAMES = st.text(st.characters(blacklist_categories=("Cs",), min_codepoint=32, blacklist_characters='"\\'), min_size=1)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+MISSING = st.one_of(st.sampled_from(["nan", "refuse"]), st.integers(-2, 5).map(float))
+
+
+@st.composite
+def features(draw: st.DrawFn, name: str) -> Feature:
+    kind = draw(st.sampled_from(["number", "category", "boolean"]))
+    if kind == "category":
+        names = draw(st.lists(st.text(max_size=4), min_size=1, max_size=4, unique=True))
+        unseen = draw(st.sampled_from(["missing", "other", "refuse"]))
+        return Feature(name=name, kind=kind, categories=tuple(names), missing=draw(MISSING), unseen=unseen)
+    if kind == "boolean":
+        return Feature(name=name, kind=kind, missing=draw(MISSING))
+    low, high = sorted(draw(st.tuples(FINITE, FINITE)))
+    return Feature(
+        name=name,
+        kind="number",
+        missing=draw(MISSING),
+        infinity=draw(st.sampled_from(["refuse", "missing"])),
+        low=draw(st.sampled_from([None, low])),
+        high=draw(st.sampled_from([None, high])),
+    )
+
+
+SCHEMAS = (
+    st.lists(NAMES, min_size=1, max_size=6, unique=True)
+    .flatmap(lambda names: st.tuples(*map(features, names)))
+    .map(FeatureSchema)
+)
+LITERALS = st.sampled_from(
+    [
+        *("1", "-0", "-0.0", "0e0", "1e400", "-1e400", "1e-400", "1E+2", "123456789012345678901234567890", "4.9e-324"),
+        *("9007199254740993", "-9223372036854775809", "18446744073709551616", "1.7976931348623159e308", "0.1e1"),
+        *("01", "+1", ".5", "1.", "0x1", "1e", "--1", "1_0", "NaN", "nan", "Infinity", "-Infinity", "inf"),
+        *("true", "false", "null", "True", "None", "nul", '""', '"1"', '"\\u0041"', '"\\ud83d\\ude00"', '"\\ud800"'),
+        *('"\\x41"', '"\\n"', '"\n"', "'a'", "[]", "{}", "[1]", '{"a": 1}', "[" * 40 + "]" * 40, "", " "),
+    ]
+)
+
+
+@st.composite
+def spelled(draw: st.DrawFn, schema: FeatureSchema) -> bytes:
+    """An object as a client might write it: any order, repeated, unknown and escaped names, any literal."""
+    members = []
+    for feature in schema.features:
+        right = [json.dumps(name) for name in feature.categories] or ["true", "0.5", "null"]
+        literals = st.one_of(
+            st.sampled_from(right), FINITE.map(json.dumps), st.text(max_size=4).map(json.dumps), LITERALS
+        )
+        members += [(feature.name, draw(literals)) for _ in range(draw(st.sampled_from([1, 1, 1, 1, 0, 2])))]
+    if draw(st.booleans()):
+        members.append((draw(st.text(max_size=3)), draw(LITERALS)))
+    ascii_only = draw(st.booleans())
+    space = draw(st.sampled_from(["", " ", "\n\t", "\r\n"]))
+    written = [
+        f"{space}{json.dumps(name, ensure_ascii=ascii_only)}{space}:{space}{literal}"
+        for name, literal in draw(st.permutations(members))
+    ]
+    return ("{" + ",".join(written) + space + "}").encode("utf-8", "surrogatepass")
+
+
+@given(SCHEMAS.flatmap(lambda schema: st.tuples(st.just(schema), spelled(schema))))
+def test_any_schema_and_any_spelling_have_one_outcome(given_: tuple[FeatureSchema, bytes]) -> None:
+    schema, body = given_
+    fast = outcome(decoder(schema), body)
+    assert fast == outcome(lambda sent: decode_slowly(schema, sent), body)
+    try:
+        fields = json.loads(body, parse_constant=refuse_constant)
+    except ValueError:
+        assert isinstance(fast, tuple)  # what Python takes for no JSON is no row
+        return
+    if isinstance(fast, bytes):
+        assert fast == encode(schema, [fields]).tobytes()  # of repeated names, the last counts
+
+
+@given(st.data())
+def test_any_bytes_of_a_good_body_changed_have_one_outcome(data: st.DataObject) -> None:
+    body = bytearray(CHANGEABLE)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(body) - 1))
+        body[at : at + data.draw(st.integers(0, 1))] = data.draw(st.one_of(st.binary(max_size=1), ODD_BYTES))
+    assert outcome(FAST, bytes(body)) == outcome(slowly, bytes(body))
+
+
+def refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+@pytest.mark.parametrize("depth", [1, 30, 31, 32, 33, 100, 950, 5000])
+@pytest.mark.parametrize("pair", ["[]", '{"a":}'])
+def test_depth_has_one_limit_however_deep_the_caller_is(depth: int, pair: str) -> None:
+    opening, closing = pair[:-1], pair[-1]
+    row = '{"age":1,"balance":2,"plan":null,"region":null,"autopay":null,"visits":null,"x":"[[{","other":%s}'
+    body = (row % (opening * depth + "1" + closing * depth)).encode()
+
+    def deeper(decode: Any, frames: int) -> Any:
+        return deeper(decode, frames - 1) if frames else outcome(decode, body)
+
+    outcomes = {str(deeper(decode, frames)) for decode in (FAST, slowly) for frames in (0, 100, 600)}
+    assert len(outcomes) == 1
+    assert ("nested" in outcomes.pop()) == (depth >= 32)
 
 
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(str.encode)))
