@@ -6,7 +6,7 @@
     facts   = {"writer": "...", "tags": [{"model", "version", "arm", "generation", "role", "schema"}, ...]}
 
 The batch has the columns of `COLUMNS`. What many rows share stands once, in the facts: `tag` is the row's place in the
-tags, and the writer is the same for all. An empty `unit` means that the request id was the unit.
+tags of its block, and the writer is the same for all. An empty `unit` means that the request id was the unit.
 
 Names: `<traffic>/open/<writer>-<n>.seg` while the writer appends, `<traffic>/sealed/<writer>-<n>.seg` after it was
 synced and renamed; a sealed file never changes. A writer's name is `<server>-<worker>-<boot>`, unique for each start.

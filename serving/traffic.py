@@ -287,10 +287,12 @@ def encode_block(block: _Block, tags: list[Tag], writer: str) -> bytes:
         "unit": arrow.texts(block.units),
         "features": arrow.lists(block.features),
     }
+    used, places = np.unique(records["tag"], return_inverse=True)  # not every tag that there ever was
+    columns["tag"] = arrow.numbers("int32", places.astype(np.int32))
     for name, kind in COLUMNS:
         if name not in columns:
             columns[name] = arrow.numbers(kind, np.ascontiguousarray(records[name]))
-    facts = msgspec.json.encode(Facts(writer, tuple(tags)))
+    facts = msgspec.json.encode(Facts(writer, tuple(tags[number] for number in used)))
     return join_payload(facts, arrow.stream([columns[name] for name, _ in COLUMNS], block.count))
 
 
