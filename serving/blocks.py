@@ -54,13 +54,15 @@ def encode_block(block: Block, tags: list[Tag], writer: str) -> bytes:
         "unit": made.texts(block.units),
         "features": made.lists(block.features),
     }
+    used, places = np.unique(records["tag"], return_inverse=True)  # not every tag that there ever was
+    columns["tag"] = made.numbers("int32", places.astype(np.int32))
     for name, kind in COLUMNS:
         if name not in columns:
             columns[name] = made.numbers(kind, np.ascontiguousarray(records[name]))
     ordered = [columns[name] for name, _ in COLUMNS]
     if block.scores:
         ordered.append(made.sparse_lists(block.scores, block.count))
-    facts = msgspec.json.encode(Facts(writer, tuple(tags)))
+    facts = msgspec.json.encode(Facts(writer, tuple(tags[number] for number in used)))
     return join_payload(facts, made.stream(ordered, block.count))
 
 

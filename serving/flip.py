@@ -44,6 +44,7 @@ class Flipper:
         self._loader = loader
         self._served = served
         self._pending: Loaded | None = None
+        self._stuck_at = 0  # the committed release that could not be loaded
         self._thread = ThreadPoolExecutor(1, "loading")
 
     async def first(self) -> None:
@@ -70,22 +71,26 @@ class Flipper:
                 await asyncio.sleep(AGAIN_S)
 
     async def _look(self) -> None:
+        """What is committed comes first; but one that this worker can't load must not keep it from the next."""
         committed, offered = self._board.committed, self._board.offered
-        if committed != self._served.release.number:
+        behind = committed != self._served.release.number
+        if behind and self._pending is not None and self._pending.release.number == committed:
+            self._flip(self._pending)
+        elif behind and committed != self._stuck_at:
             await self._catch_up(committed)
         elif offered and offered not in (self._slot.loaded, self._slot.failed):
             await self._prepare(offered)
         elif not offered and self._pending is not None:
             self._forget()
+        elif not offered and behind:
+            await asyncio.sleep(AGAIN_S)
+            await self._catch_up(committed)
 
     async def _catch_up(self, committed: int) -> None:
-        """Flip to what is committed. It is loaded already, but for a worker that started between offer and commit."""
-        if self._pending is None or self._pending.release.number != committed:
-            await self._prepare(committed)
-        if self._pending is not None and self._pending.release.number == committed:
-            self._flip(self._pending)
-        else:
-            await asyncio.sleep(AGAIN_S)
+        """Load what is committed; rare: for a worker that started between an offer and its commit, or could not load it."""
+        await self._prepare(committed)
+        loaded = self._pending is not None and self._pending.release.number == committed
+        self._stuck_at = 0 if loaded else committed
 
     async def _prepare(self, number: int) -> None:
         self._forget()

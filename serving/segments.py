@@ -10,8 +10,8 @@ all of that row's scores, in the order of its bundle's outputs, and null for a r
 absent column for nulls. `score` is then the first of them. Rows of models of one output therefore cost what they did in
 version 1, magic "COPPSEG1", which has no such column and is read as well; nobody writes it any more.
 
-What many rows share stands once, in the facts: `tag` is the row's place in the
-tags, and the writer is the same for all. An empty `unit` means that the request id was the unit.
+What many rows share stands once, in the facts: `tag` is the row's place in the tags of its block, and the writer is the
+same for all. An empty `unit` means that the request id was the unit.
 
 Names: `<traffic>/open/<writer>-<n>.seg` while the writer appends, `<traffic>/sealed/<writer>-<n>.seg` after it was
 synced and renamed; a sealed file never changes. A writer's name is `<server>-<worker>-<boot>`, unique for each start.

@@ -61,3 +61,24 @@ def test_series_beyond_the_limit_share_the_last_one(tmp_path: Path) -> None:
     assert len(set(cells)) == page.SERIES
     assert slot.series("m/3/champion") == cells[3]
     assert slot.series_counts()[-1].label == "other"
+
+
+def test_a_page_of_format_1_is_read_for_its_books(tmp_path: Path) -> None:
+    cells = [0] * (8 + 2 * 1024)
+    cells[:2] = [int.from_bytes(b"COPPICE1", "little"), 2]
+    cells[8 + 1024 + page.ROWS] = 7
+    cells[8 + 512 + 14] = 3
+    encoded = bytearray(b"".join(cell.to_bytes(8, "little") for cell in cells))
+    encoded[8 * (8 + 512) : 8 * (8 + 512) + 5] = b"m/1/a"
+    (tmp_path / "old.page").write_bytes(encoded)
+    old = page.Page.open(tmp_path / "old.page", readonly=True)
+    assert [slot.cells[page.ROWS] for slot in old.slots()] == [0, 7]
+    assert old.slot(0).series_counts() == [("m/1/a", 3, 0)]
+    with pytest.raises(ValueError, match=r"old\.page"):
+        _ = old.board
+
+
+def test_a_label_that_is_cut_is_found_again(tmp_path: Path) -> None:
+    slot = page.Page.create(tmp_path / "a.page", 1).slot(0)
+    label = "é" * 100
+    assert slot.series(label) == slot.series(label)
