@@ -108,7 +108,7 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (["routes", "promote", "nothing"], 2, "nothing"),
         (["routes", "rollback", "nothing", "--store", "s3://"], 2, "bucket"),
         (["routes", "ramp", "nothing", "challenger"], 2, "NAME=VALUE"),
-        (["models", "sync"], 2, "no model has routes"),
+        (["models", "sync"], 2, "var/releases"),
         (["reconcile", "--traffic", "nowhere"], 2, "nowhere"),
         (["drift", "nothing"], 2, "nothing"),
         (["demo", "--data", "rows.csv"], 2, "--target"),
