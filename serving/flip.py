@@ -38,7 +38,18 @@ class CannotLoad(Exception):
 
 
 class Flipper:
-    def __init__(self, board: Board, slot: page.Slot, loader: Loader, served: Served) -> None:
+    def __init__(
+        self,
+        board: Board,
+        slot: page.Slot,
+        loader: Loader,
+        served: Served,
+        *,
+        look_s: float = LOOK_S,
+        again_s: float = AGAIN_S,
+    ) -> None:
+        self._look_s = look_s
+        self._again_s = again_s
         self._board = board
         self._slot = slot
         self._loader = loader
@@ -52,7 +63,7 @@ class Flipper:
         while self._board.committed != self._served.release.number or not self._board.committed:
             release = self._board.release(self._board.committed)
             if release is None:
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(self._look_s)
                 continue
             try:
                 loaded = await self._load(release)
@@ -63,12 +74,12 @@ class Flipper:
     async def follow(self) -> None:
         """For as long as the worker lives, also while it drains."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self._look_s)
             try:
                 await self._look()
             except Exception:  # this task must outlive any one release: what is live stays live
                 logger.exception("following the board failed")
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(self._again_s)
 
     async def _look(self) -> None:
         """What is committed comes first; but one that this worker can't load must not keep it from the next."""
@@ -83,7 +94,7 @@ class Flipper:
         elif not offered and self._pending is not None:
             self._forget()
         elif not offered and behind:
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(self._again_s)
             await self._catch_up(committed)
 
     async def _catch_up(self, committed: int) -> None:

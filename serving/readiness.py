@@ -46,4 +46,4 @@ def _worker(slot: page.Slot, committed: int, now_us: int) -> dict[str, Any]:
         "state": STATES.get(slot.state, "stopped") if beating or slot.state == page.EMPTY else "silent",
         "release": slot.serving,
     }
-    return told | ({"failure": slot.failure} if slot.failed else {})
+    return told | ({"failure": slot.failure} if slot.failed > slot.serving else {})

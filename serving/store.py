@@ -89,7 +89,10 @@ class FolderStore:
         except FileNotFoundError:
             if self.folder.is_dir():
                 return []
-            raise StoreUnreachable(f"{self.folder}: is no folder") from None
+            raise StoreUnreachable(
+                f"{self.folder}: is no folder; `coppice compile NAME@champion`, then `coppice routes publish NAME "
+                "--arm champion=DIGEST` make one"
+            ) from None
         except OSError as failure:
             raise StoreUnreachable(f"{failure.filename}: {failure.strerror}") from None
 

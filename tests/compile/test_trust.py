@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cases import MIXED, mixed_rows, train_mixed
 from hostile import ROOT, copy, forge
@@ -22,6 +25,7 @@ from hypothesis import strategies as st
 from compile import build_bundle, bundle, kernel, keys, open_predictor, signing, trust
 from compile.errors import BundleRefused, KeyRefused
 from compile.trust import Trust
+from serving import routes
 
 FILES = ["manifest.json", "measured.json", "model.flat", "model.onnx", "model.sig", "model.treelite", "probe.npz"]
 
@@ -390,8 +394,23 @@ def test_a_server_that_asks_for_signatures_serves_nothing_else(
     assert f"{release.challenger.name}/model.sig" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1, refused.stderr
     signing.sign(store / "bundles" / release.challenger.name, pair / "new.key")
-    running = serve(store, trust=f"signed:{pair}")
+    running = serve(store, trust=f"signed:{pair}", sync_s=0.05)
     assert running.ask("/healthz")[0] == 200
+
+    unsigned = forge(release.champion, store / "bundles", change=lambda manifest: manifest | {"version": "9"})
+    now = routes.read(store, "mixed")
+    change = {"generation": 2, "arms": {"champion": unsigned.name}, "slots": routes.split_slots({"champion": 1})}
+    routes.publish(store, msgspec.structs.replace(now, **change, salt=routes.new_salt()))
+    until(lambda: "is not signed" in json.loads(running.ask("/readyz")[2])["sync"]["refused"].get("mixed 2", ""))
+    signing.sign(unsigned, pair / "new.key")
+    until(lambda: json.loads(running.ask("/readyz")[2])["generations"] == {"mixed": 2})
     for pid in [running.process.pid, *running.workers()]:
         maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
         assert "cryptography" not in maps
+
+
+def until(claim: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -8,9 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
-from serving import flip
 from serving.flip import Flipper
 from serving.page import Page, Slot
 from serving.served import Served
@@ -39,7 +36,14 @@ class Host:
         self.board, self.slot, self.loads = page.board, page.slot(0), Loads()
         self.paths: list[set[bytes]] = []
         self.served = Served(lambda live, split: (live, split), lambda paths: self.paths.append(set(paths)))  # type: ignore[arg-type,return-value]
-        self.flipper = Flipper(self.board, self.slot, self.loads, self.served)  # type: ignore[arg-type]
+        self.flipper = Flipper(
+            self.board,
+            self.slot,
+            self.loads,  # type: ignore[arg-type]
+            self.served,
+            look_s=0.002,
+            again_s=0.02,
+        )
 
     def generation(self, model: str = "m") -> int:
         return int(self.served.models[model].snapshot.routes.generation)
@@ -52,10 +56,7 @@ class Host:
         raise AssertionError("it did not come about")
 
 
-def run(folder: Path, story: Callable[[Host], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flip, "LOOK_S", 0.002)
-    monkeypatch.setattr(flip, "AGAIN_S", 0.02)
-
+def run(folder: Path, story: Callable[[Host], Awaitable[None]]) -> None:
     async def told() -> None:
         host = Host(folder)
         host.board.offer("m", {"m": 1})
@@ -70,9 +71,7 @@ def run(folder: Path, story: Callable[[Host], Awaitable[None]], monkeypatch: pyt
     asyncio.run(told())
 
 
-def test_it_loads_what_is_offered_and_flips_when_it_is_committed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_loads_what_is_offered_and_flips_when_it_is_committed(tmp_path: Path) -> None:
     async def story(host: Host) -> None:
         assert (host.generation(), host.slot.serving, host.slot.loaded) == (1, 1, 1)
         host.board.offer("m", {"m": 2, "n": 7})
@@ -87,12 +86,10 @@ def test_it_loads_what_is_offered_and_flips_when_it_is_committed(
         assert host.loads.asked == [1, 2, 7, 3]  # what did not change is not loaded again
         assert len(host.paths) == 2
 
-    run(tmp_path, story, monkeypatch)
+    run(tmp_path, story)
 
 
-def test_what_is_withdrawn_is_forgotten_and_what_is_spoiled_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_withdrawn_is_forgotten_and_what_is_spoiled_is_told(tmp_path: Path) -> None:
     async def story(host: Host) -> None:
         host.board.offer("m", {"m": 2})
         await host.until(lambda slot: slot.loaded == 2)
@@ -109,12 +106,10 @@ def test_what_is_withdrawn_is_forgotten_and_what_is_spoiled_is_told(
         await host.until(lambda slot: slot.serving == 4)
         assert host.generation() == 4
 
-    run(tmp_path, story, monkeypatch)
+    run(tmp_path, story)
 
 
-def test_a_worker_that_cannot_load_what_is_committed_still_loads_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_cannot_load_what_is_committed_still_loads_the_next(tmp_path: Path) -> None:
     async def story(host: Host) -> None:
         host.loads.bad.add(2)
         host.board.offer("m", {"m": 2})
@@ -127,10 +122,10 @@ def test_a_worker_that_cannot_load_what_is_committed_still_loads_the_next(
         host.board.commit()
         await host.until(lambda slot: slot.serving == 3)
 
-    run(tmp_path, story, monkeypatch)
+    run(tmp_path, story)
 
 
-def test_it_tries_again_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_tries_again_by_itself(tmp_path: Path) -> None:
     async def story(host: Host) -> None:
         host.loads.bad.add(2)
         host.board.offer("m", {"m": 2})
@@ -139,4 +134,4 @@ def test_it_tries_again_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         host.loads.bad.clear()
         await host.until(lambda slot: slot.serving == 2)
 
-    run(tmp_path, story, monkeypatch)
+    run(tmp_path, story)

@@ -100,7 +100,10 @@ class Shop:
 
 
 def generation(server: Running, model: str = "mixed") -> int:
+    """What all workers serve; -1 within the 20 ms in which they follow the commit."""
     told = json.loads(server.ask("/readyz")[2])
+    if any(worker["release"] != told["release"] for worker in told["workers"]):
+        return -1
     return int(told["generations"].get(model, 0))
 
 
