@@ -20,6 +20,7 @@ from training.features import Feature, FeatureSchema, InputRefused, encode
 
 PARSER = msgspec.json.Decoder(float_hook=float)  # 1e400 is JSON: infinite, where it is read at all
 MAX_DEPTH = 32
+BRACKET, BRACE = b"[{"
 STRINGS = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)  # from a quote on it never fails: linear in any body
 ONE_BRACKET = bytes.maketrans(b"{}", b"[]")
 NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -39,7 +40,8 @@ def decoder(schema: FeatureSchema) -> Decode:
 
     def decode(body: bytes) -> bytes:
         """1.4 µs for 30 numbers, 2.5 µs where some are null, 22 µs by the twin: `python -m serving.bench`."""
-        if not body.isascii() or b"[" in body or body.count(b"{") > 1:
+        # as numbers and from the end: 0.2 µs; `b"[" in body` and `count` took 1.0 (`python -m serving.bench`)
+        if not body.isascii() or BRACKET in body or body.rfind(BRACE) > 0:
             refuse_odd(body)
         try:
             values: Any = values_of(decode_body(body))
