@@ -14,8 +14,7 @@ import numpy as np
 from compile.errors import ModelRefused
 from compile.forest import NAN_LEFT, NAN_RIGHT, Floats, Forest, Members, Tree, renumbered
 from compile.links import Link
-
-LOSS_LINKS = {"IdentityLink": "identity", "LogLink": "exp", "LogitLink": "logistic", "MultinomialLogit": "softmax"}
+from compile.objectives import sklearn_link
 
 
 def forest_of(model: Any) -> tuple[Forest, Link]:
@@ -70,7 +69,7 @@ def _boosted(model: Any) -> tuple[Forest, Link]:
         for output, each in enumerate(stage)
     ]
     forest = Forest("sklearn", int(model.n_features_in_), tuple(trees), tuple(base.tolist()), "exact", True)
-    return forest, _loss_link(model)
+    return forest, sklearn_link(model)
 
 
 def _histogram(model: Any) -> tuple[Forest, Link]:
@@ -83,24 +82,18 @@ def _histogram(model: Any) -> tuple[Forest, Link]:
     ]
     width = int(model._n_features)
     forest = Forest("sklearn", width, tuple(trees), tuple(base), "exact")
-    return renumbered(forest, order, width), _loss_link(model)
+    return renumbered(forest, order, width), sklearn_link(model)
 
 
 def _isolation(model: Any) -> tuple[Forest, Link]:
-    from sklearn.ensemble._iforest import _average_path_length
-
-    width = int(model.n_features_in_)
+    link, width = sklearn_link(model), int(model.n_features_in_)
     parts = []
     for number, (each, columns) in enumerate(zip(model.estimators_, model.estimators_features_, strict=True)):
         lengths = model._decision_path_lengths[number] + model._average_path_length_per_tree[number] - 1.0
         tree = _tree(each.tree_, lengths.reshape(-1, 1, 1))
         part = Forest("sklearn", len(columns), (tree,), (0.0,), "exact", rounds_inputs=True)
         parts.append(renumbered(part, columns.tolist(), width).trees[0])
-    divisor = float(len(parts) * _average_path_length([model._max_samples])[0])
-    if divisor == 0:
-        raise ModelRefused("max_samples=1: an isolation forest of one sample a tree tells nothing apart")
-    forest = Forest("sklearn", width, tuple(parts), (0.0,), "exact", rounds_inputs=True)
-    return forest, Link("isolation", divisor=divisor, offset=float(model.offset_))
+    return Forest("sklearn", width, tuple(parts), (0.0,), "exact", rounds_inputs=True), link
 
 
 READERS: dict[str, Callable[[Any], tuple[Forest, Link]]] = {
@@ -113,15 +106,6 @@ READERS: dict[str, Callable[[Any], tuple[Forest, Link]]] = {
     "ForestRegressor": _bagged,
     "BaseDecisionTree": _bagged,
 }
-
-
-def _loss_link(model: Any) -> Link:
-    name = type(model._loss.link).__name__
-    if name == "HalfLogitLink":  # loss="exponential"
-        return Link("logistic", sigmoid=2.0)
-    if name not in LOSS_LINKS:
-        raise ModelRefused(f"loss: its link {name} is not compiled")
-    return Link(LOSS_LINKS[name])  # type: ignore[arg-type]  # the table's values are kinds
 
 
 def _tree(tree: Any, values: Floats, output: int = 0) -> Tree:

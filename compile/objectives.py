@@ -37,6 +37,12 @@ LIGHTGBM: dict[str, Kind] = {
     "cross_entropy_lambda": "log1pexp",
 }
 
+SKLEARN = (
+    *("RandomForestClassifier", "ExtraTreesClassifier", "RandomForestRegressor", "ExtraTreesRegressor"),
+    *("GradientBoostingClassifier", "HistGradientBoostingClassifier"),
+    *("GradientBoostingRegressor", "HistGradientBoostingRegressor", "IsolationForest"),
+)
+
 
 def xgboost_link(objective: str, *, single: bool = False) -> Link:
     """The link of an XGBoost objective. `single`: in XGBoost's float32, bit for bit; exp always is, for it overflows there.
@@ -85,7 +91,8 @@ def sklearn_link(model: Any) -> Link:
     Forests have a group for each of two classes, of which the second is served; boosting has one. Raises ModelRefused for
     another kind of model.
     """
-    name = type(model).__name__
+    kinds = {kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("sklearn.")}
+    name = next((known for known in SKLEARN if known in kinds), type(model).__name__)
     classes = len(getattr(model, "classes_", ()))
     if name in ("RandomForestClassifier", "ExtraTreesClassifier"):
         if model.n_outputs_ != 1 or classes < 2:
