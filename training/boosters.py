@@ -18,13 +18,25 @@ from training.errors import RecipeRefused
 from training.features import FeatureSchema, Matrix
 from training.recipe import Recipe
 
-Labels = npt.NDArray[np.bool_]
+Labels = npt.NDArray[Any]  # see training.data.Dataset
+OBJECTIVES = {
+    "xgboost": {
+        "binary": ("binary:logistic", "logloss"),
+        "multiclass": ("multi:softprob", "mlogloss"),
+        "regression": ("reg:squarederror", "rmse"),
+    },
+    "lightgbm": {
+        "binary": ("binary", "binary_logloss"),
+        "multiclass": ("multiclass", "multi_logloss"),
+        "regression": ("regression", "rmse"),
+    },
+}
 Progress = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """`booster`: an `xgboost.Booster` or `lightgbm.Booster`. `curve`: validation log loss, one a round."""
+    """`booster`: an `xgboost.Booster` or `lightgbm.Booster`. `curve`: validation loss, one a round."""
 
     booster: Any
     rounds: int
@@ -39,26 +51,63 @@ def fit(
     validation: tuple[Matrix, Labels],
     progress: Progress,
     every: int = 100,
+    *,
+    stop_early: bool = True,
 ) -> Fitted:
-    """`progress(round, loss)` is called every `every` rounds. Raises RecipeRefused with the library's words."""
+    """`progress(round, loss)` is called every `every` rounds; what it raises ends the fit. Raises RecipeRefused with the library's words."""
     fits = {"xgboost": _fit_xgboost, "lightgbm": _fit_lightgbm}
-    return fits[recipe.algorithm](recipe, schema, train, validation, progress, every)
+    return fits[recipe.algorithm](recipe, schema, train, validation, progress, every, stop_early)
 
 
 def probability(booster: Any, schema: FeatureSchema, rows: Matrix) -> Matrix:
-    """What the library itself answers for encoded rows (n, width): the positive class's probability, float64 (n,)."""
+    """What the library itself answers for encoded rows (n, width), float64.
+
+    The positive class's probability or the value (n,); of several classes, their probabilities (n, k).
+    """
     is_xgboost = type(booster).__module__.startswith("xgboost")
     answers = booster.predict(_dmatrix(schema, rows) if is_xgboost else rows)
     return np.asarray(answers, dtype=np.float64)
 
 
-def _dmatrix(schema: FeatureSchema, rows: Matrix, labels: Labels | None = None) -> Any:
+def _dmatrix(
+    schema: FeatureSchema, rows: Matrix, labels: Labels | None = None, weights: Matrix | None = None
+) -> Any:
     import xgboost
 
     types = ["c" if feature.kind == "category" else "q" for feature in schema.features]
+    names = _safe_names(schema)
     return xgboost.DMatrix(
-        rows, label=labels, feature_names=_safe_names(schema), feature_types=types, enable_categorical=True
+        rows, label=labels, weight=weights, feature_names=names, feature_types=types, enable_categorical=True
     )
+
+
+def _task_settings(recipe: Recipe, schema: FeatureSchema, labels: Labels) -> dict[str, Any]:
+    objective, metric = OBJECTIVES[recipe.algorithm][recipe.task]
+    settings: dict[str, Any] = {"objective": objective, "seed": recipe.seed}
+    settings["eval_metric" if recipe.algorithm == "xgboost" else "metric"] = metric
+    if recipe.task == "multiclass":
+        settings["num_class"] = int(labels.max()) + 1
+    if recipe.monotone:
+        settings["monotone_constraints"] = _directions(recipe, schema)
+    return settings
+
+
+def _directions(recipe: Recipe, schema: FeatureSchema) -> list[int] | str:
+    kinds = {feature.name: feature.kind for feature in schema.features}
+    for name in recipe.monotone:
+        if kinds.get(name, "category") == "category":
+            raise RecipeRefused(f"monotone.{name}: is {'a category' if name in kinds else 'no feature'}")
+    directions = [recipe.monotone.get(name, 0) for name in schema.names]
+    return f"({','.join(map(str, directions))})" if recipe.algorithm == "xgboost" else directions
+
+
+def _weights(recipe: Recipe, labels: Labels) -> Matrix | None:
+    """Balanced: every class weighs the same in sum, and a row 1 on average."""
+    if recipe.weights == "equal":
+        return None
+    counts = np.bincount(labels.astype(np.int64))
+    share: Matrix = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return share[labels.astype(np.int64)]
 
 
 def _fit_xgboost(
@@ -68,44 +117,41 @@ def _fit_xgboost(
     validation: tuple[Matrix, Labels],
     progress: Progress,
     every: int,
+    stop_early: bool,
 ) -> Fitted:
     import xgboost
 
     class Told(xgboost.callback.TrainingCallback):
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:  # noqa: ARG002
             if (epoch + 1) % every == 0:
-                progress(epoch + 1, evals_log["validation"]["logloss"][-1])
+                progress(epoch + 1, evals_log["validation"][metric][-1])
             return False
 
-    settings = {
-        "objective": "binary:logistic",
-        "eval_metric": "logloss",
-        "tree_method": "hist",
-        "seed": recipe.seed,
-        "verbosity": 0,
-    }
+    settings = {"tree_method": "hist", "verbosity": 0} | _task_settings(recipe, schema, train[1])
+    metric = settings["eval_metric"]
     history: dict[str, Any] = {}
     try:
         booster = xgboost.train(
             settings | recipe.params,
-            _dmatrix(schema, *train),
+            _dmatrix(schema, *train, _weights(recipe, train[1])),
             num_boost_round=recipe.rounds.most,
             evals=[(_dmatrix(schema, *validation), "validation")],
-            early_stopping_rounds=recipe.rounds.patience,
+            early_stopping_rounds=recipe.rounds.patience if stop_early else None,
             evals_result=history,
             verbose_eval=False,
             callbacks=[Told()],
         )
     except xgboost.core.XGBoostError as refused:
         raise RecipeRefused(f"params: {_last_line(refused)}") from None
-    booster = booster[: booster.best_iteration + 1]
-    booster.set_attr(best_iteration=None, best_score=None)
+    if stop_early:
+        booster = booster[: booster.best_iteration + 1]
+        booster.set_attr(best_iteration=None, best_score=None)
     gains = booster.get_score(importance_type="total_gain")
     by_feature = [_scalar(gains.get(name, 0.0)) for name in _safe_names(schema)]
     return Fitted(
         booster,
         booster.num_boosted_rounds(),
-        tuple(history["validation"]["logloss"]),
+        tuple(history["validation"][metric]),
         _shares(schema, by_feature),
     )
 
@@ -117,6 +163,7 @@ def _fit_lightgbm(
     validation: tuple[Matrix, Labels],
     progress: Progress,
     every: int,
+    stop_early: bool,
 ) -> Fitted:
     import lightgbm
 
@@ -125,8 +172,14 @@ def _fit_lightgbm(
             progress(state.iteration + 1, state.evaluation_result_list[0][2])
 
     categorical = [j for j, feature in enumerate(schema.features) if feature.kind == "category"]
-    settings = {"objective": "binary", "metric": "binary_logloss", "verbosity": -1, "seed": recipe.seed}
-    data = lightgbm.Dataset(train[0], train[1], feature_name=_safe_names(schema), categorical_feature=categorical)
+    settings = {"verbosity": -1} | _task_settings(recipe, schema, train[1])
+    data = lightgbm.Dataset(
+        train[0],
+        train[1],
+        weight=_weights(recipe, train[1]),
+        feature_name=_safe_names(schema),
+        categorical_feature=categorical,
+    )
     history: dict[str, Any] = {}
     try:
         booster = lightgbm.train(
@@ -136,7 +189,7 @@ def _fit_lightgbm(
             valid_sets=[lightgbm.Dataset(validation[0], validation[1], reference=data)],
             valid_names=["validation"],
             callbacks=[
-                lightgbm.early_stopping(recipe.rounds.patience, verbose=False),
+                *([lightgbm.early_stopping(recipe.rounds.patience, verbose=False)] if stop_early else []),
                 lightgbm.record_evaluation(history),
                 told,
             ],
@@ -148,7 +201,7 @@ def _fit_lightgbm(
     return Fitted(
         booster,
         rounds,
-        tuple(history["validation"]["binary_logloss"]),
+        tuple(history["validation"][settings["metric"]]),
         _shares(schema, booster.feature_importance("gain").tolist()),
     )
 

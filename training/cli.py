@@ -24,7 +24,7 @@ def train(
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="CSV or Parquet to train on, instead of the recipe's data")] = None,
-    target: Annotated[str | None, typer.Option(help="the column to predict; it must have two labels")] = None,
+    target: Annotated[str | None, typer.Option(help="the column to predict; two labels, unless the recipe names another task")] = None,
     positive: Annotated[
         str | None, typer.Option(help="the label whose probability is served; default: yes, 1, the rarer")
     ] = None,
@@ -148,4 +148,4 @@ def _dataset(recipe: Recipe, data: Path | None, target: str | None, positive: st
     column = target or named.target
     if not column:
         raise RecipeRefused("--target: name the column to predict")
-    return read_dataset(data or named.path, column, positive=positive or named.positive)
+    return read_dataset(data or named.path, column, positive=positive or named.positive, task=recipe.task)

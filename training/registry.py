@@ -4,7 +4,7 @@ A reference names a version: `churn@champion` (an alias), `churn@3` (a version),
 carries beside the native model lies in its run's artifacts:
 
     schema.json         the FeatureSchema, canonical
-    reference.parquet   a sample of the training rows: raw columns, and `prediction`, the model's probability
+    reference.parquet   a sample of the training rows: raw columns, and `prediction`, the model's answer (of several classes, `prediction[label]`)
     holdout.parquet     raw columns, and the target
     model_card.md       six sections
     facts.json          algorithm, classes, target, threshold, data and recipe: what a bundle's lineage repeats
@@ -40,10 +40,10 @@ SCHEMA, REFERENCE, HOLDOUT, CARD, FACTS = (
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a registered version says of itself. `classes`: negative, positive."""
+    """What a registered version says of itself. `classes`: of two, negative and positive; of a regression, none."""
 
     algorithm: str
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
     target: str
     threshold: float
     source: str
@@ -84,7 +84,7 @@ class Shelf:
     lineage: Mapping[str, str]
 
     def probability(self, rows: Matrix) -> Matrix:
-        """The native library's own answer for encoded rows (n, width): float64 (n,)."""
+        """The native library's own answer for encoded rows (n, width): float64 (n,), or (n, k) of k classes."""
         from training.boosters import probability
 
         return probability(self.native, self.schema, rows)
@@ -98,7 +98,7 @@ class Shelf:
         return self.facts.algorithm
 
     @property
-    def classes(self) -> tuple[str, str]:
+    def classes(self) -> tuple[str, ...]:
         return self.facts.classes
 
     @property

@@ -6,6 +6,7 @@ that fails a gate has its run recorded, for whoever wants to know why, and is no
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,19 +15,18 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from training import boosters, card, figures, registry
+from training import boosters, card, figures, measures, registry, task_card
 from training.data import Dataset
 from training.errors import DataRefused, GateFailed
-from training.evaluation import THRESHOLD, Gate, evaluate, judge
+from training.evaluation import THRESHOLD, Gate
 from training.features import FeatureSchema, InputRefused, Matrix, encode_frame, infer
 from training.inference import constants, identifiers
 from training.recipe import Recipe, flat
+from training.splitting import Indices, split
 
 REFERENCE_ROWS = 10_000
-Indices = npt.NDArray[np.intp]
 Progress = Callable[[str], None]
 
 
@@ -56,31 +56,34 @@ def train(
 
     Raises GateFailed, after recording the run, where the model isn't good enough; DataRefused where the rows don't fit.
     """
-    parts = _split(dataset, recipe)
+    parts = split(dataset, recipe)
     frames = {part: dataset.features.iloc[rows] for part, rows in parts.items()}
-    schema = schema or recipe.schema or infer(frames["train"])
+    schema = schema or recipe.schema or infer(frames["train"], exclude=[recipe.split.column])
     left_out = [str(column) for column in dataset.features.columns if column not in schema.names]
-    progress(f"{len(dataset.positive):,} rows of {dataset.source}, {schema.width} features, {_kinds(schema)}")
+    progress(f"{len(dataset.labels):,} rows of {dataset.source}, {schema.width} features, {_kinds(schema)}")
     if left_out:
-        progress(f"left out: {', '.join(f'{column} ({why})' for column, why in _reasons(dataset, left_out).items())}")
+        progress(f"left out: {', '.join(f'{column} ({why})' for column, why in _reasons(dataset, left_out, recipe.split.column).items())}")
     matrices = {part: _encoded(schema, dataset, frames[part]) for part in parts}
-    labels = {part: dataset.positive[rows] for part, rows in parts.items()}
+    labels = {part: dataset.labels[rows] for part, rows in parts.items()}
 
     fitted = boosters.fit(
         recipe,
         schema,
         (matrices["train"], labels["train"]),
         (matrices["validation"], labels["validation"]),
-        lambda round_, loss: progress(f"round {round_}: validation log loss {loss:.5f}"),
+        lambda round_, loss: progress(f"round {round_}: validation loss {loss:.5f}"),
     )
+    if recipe.rounds.refit:
+        fitted = _refitted(recipe, schema, matrices, labels, fitted)
     progress(f"fitted {recipe.algorithm}: {fitted.rounds} rounds kept of {len(fitted.curve)}")
     held_out = boosters.probability(fitted.booster, schema, matrices["holdout"])
-    metrics = evaluate(labels["holdout"], held_out)
-    gates = judge(metrics, recipe.gates)
+    metrics = measures.measure(recipe.task, labels["holdout"], held_out, labels["train"])
+    gates = measures.judge(recipe.task, metrics, recipe.gates)
     progress("holdout: " + ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items()))
 
     sizes = {part: len(rows) for part, rows in parts.items()}
-    text = card.write(name, recipe, dataset, schema, metrics, gates, sizes, fitted.rounds, left_out)
+    write = card.write if recipe.task == "binary" else task_card.write
+    text = write(name, recipe, dataset, schema, metrics, gates, sizes, fitted.rounds, left_out)
     run_id, model_uri = _record(
         recipe, dataset, schema, fitted, metrics, gates, text, parts, matrices, labels, held_out
     )
@@ -95,9 +98,9 @@ def train(
         model_uri,
         tags={
             "algorithm": recipe.algorithm,
-            "accuracy": f"{metrics['accuracy']:.4f}",
-            "roc_auc": f"{metrics['roc_auc']:.4f}",
+            "task": recipe.task,
             "schema": schema.fingerprint,
+            **{metric: f"{metrics[metric]:.4f}" for metric in measures.TOLD[recipe.task]},
         },
     )
     for alias in aliases:
@@ -118,24 +121,28 @@ def git_commit() -> str:
     return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
-def _split(dataset: Dataset, recipe: Recipe) -> dict[str, Indices]:
-    from sklearn.model_selection import train_test_split
+def _refitted(
+    recipe: Recipe,
+    schema: FeatureSchema,
+    matrices: Mapping[str, Matrix],
+    labels: Mapping[str, boosters.Labels],
+    fitted: boosters.Fitted,
+) -> boosters.Fitted:
+    """The same rounds again, on the validation rows too. The curve stays that of the rows that were not fitted to."""
+    rounds = msgspec.structs.replace(recipe.rounds, most=fitted.rounds)
+    every = (
+        np.concatenate([matrices["train"], matrices["validation"]]),
+        np.concatenate([labels["train"], labels["validation"]]),
+    )
+    validation = (matrices["validation"], labels["validation"])
+    shorter = msgspec.structs.replace(recipe, rounds=rounds)
+    again = boosters.fit(shorter, schema, every, validation, lambda *_: None, stop_early=False)
+    return dataclasses.replace(again, curve=fitted.curve)
 
-    every = np.arange(len(dataset.positive))
-    shares = recipe.split
-    try:
-        rest, holdout = train_test_split(
-            every, test_size=shares.holdout, random_state=recipe.seed, stratify=dataset.positive
-        )
-        train, validation = train_test_split(
-            rest,
-            test_size=shares.validation / (1 - shares.holdout),
-            random_state=recipe.seed,
-            stratify=dataset.positive[rest],
-        )
-    except ValueError as refused:
-        raise DataRefused(f"{dataset.source}: {refused}") from None
-    return {"train": train, "validation": validation, "holdout": holdout}
+
+def _told(dataset: Dataset, labels: boosters.Labels) -> boosters.Labels:
+    """As people wrote them, where they are several classes."""
+    return np.array(dataset.classes)[labels] if len(dataset.classes) > 2 else labels
 
 
 def _encoded(schema: FeatureSchema, dataset: Dataset, frame: pd.DataFrame) -> Matrix:
@@ -145,11 +152,13 @@ def _encoded(schema: FeatureSchema, dataset: Dataset, frame: pd.DataFrame) -> Ma
         raise DataRefused(f"{dataset.source}: {refused}") from None
 
 
-def _reasons(dataset: Dataset, left_out: list[str]) -> dict[str, str]:
+def _reasons(dataset: Dataset, left_out: list[str], split_by: str) -> dict[str, str]:
     naming, constant = set(identifiers(dataset.features)), set(constants(dataset.features))
     return {
         column: "identifies rows"
         if column in naming
+        else "what the rows are split by"
+        if column == split_by
         else "one value only"
         if column in constant
         else "not in the schema"
@@ -172,8 +181,8 @@ def _record(
     text: str,
     parts: Mapping[str, Indices],
     matrices: Mapping[str, Matrix],
-    labels: Mapping[str, npt.NDArray[np.bool_]],
-    held_out: npt.NDArray[np.float64],
+    labels: Mapping[str, boosters.Labels],
+    held_out: Matrix,
 ) -> tuple[str, str]:
     """The MLflow run: (run id, URI of the logged model)."""
     registry.connect()
@@ -196,7 +205,7 @@ def _record(
         mlflow.log_params(facts.recipe | {"data.source": dataset.source, "rounds.kept": str(fitted.rounds)})
         mlflow.log_metrics(dict(metrics))
         for step in range(0, len(fitted.curve), max(1, len(fitted.curve) // 50)):
-            mlflow.log_metric("validation_log_loss", fitted.curve[step], step=step + 1)
+            mlflow.log_metric("validation_loss", fitted.curve[step], step=step + 1)
         mlflow.set_tags(
             {
                 "data_sha256": dataset.digest,
@@ -205,12 +214,14 @@ def _record(
                 "gates": "passed" if all(gate.passed for gate in gates) else "failed",
             }
         )
-        for title, figure in {
-            "roc": figures.roc(labels["holdout"], held_out, metrics["roc_auc"]),
-            "calibration": figures.calibration(labels["holdout"], held_out),
+        pictures = {
             "importance": figures.importance(fitted.importance),
             "learning": figures.learning(fitted.curve, fitted.rounds),
-        }.items():
+        }
+        if recipe.task == "binary":
+            pictures["roc"] = figures.roc(labels["holdout"], held_out, metrics["roc_auc"])
+            pictures["calibration"] = figures.calibration(labels["holdout"], held_out)
+        for title, figure in pictures.items():
             mlflow.log_figure(figure, f"figures/{title}.png")
         with tempfile.TemporaryDirectory() as folder:
             carried = Path(folder)
@@ -221,7 +232,7 @@ def _record(
                 carried / registry.REFERENCE, dataset, schema, fitted, parts["train"], matrices["train"], recipe
             )
             holdout = dataset.features.iloc[parts["holdout"]][list(schema.names)]
-            holdout.assign(**{dataset.target: labels["holdout"]}).to_parquet(carried / registry.HOLDOUT, index=False)
+            holdout.assign(**{dataset.target: _told(dataset, labels["holdout"])}).to_parquet(carried / registry.HOLDOUT, index=False)
             mlflow.log_artifacts(folder, "carried")
         model_uri = _log_model(recipe, schema, fitted, matrices["holdout"][:50])
     return run.info.run_id, model_uri
@@ -241,7 +252,12 @@ def _write_reference(
     if len(rows) > REFERENCE_ROWS:
         picked = np.sort(np.random.default_rng(recipe.seed).choice(len(rows), REFERENCE_ROWS, replace=False))
     raw = dataset.features.iloc[rows[picked]][list(schema.names)]
-    raw.assign(prediction=boosters.probability(fitted.booster, schema, matrix[picked])).to_parquet(path, index=False)
+    said = boosters.probability(fitted.booster, schema, matrix[picked])
+    if said.ndim == 1:
+        told = {"prediction": said}
+    else:
+        told = {f"prediction[{label}]": said[:, k] for k, label in enumerate(dataset.classes)}
+    raw.assign(**told).to_parquet(path, index=False)
 
 
 def _log_model(recipe: Recipe, schema: FeatureSchema, fitted: boosters.Fitted, sample: Matrix) -> str:
