@@ -21,6 +21,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "train": Verb("training.cli:train", "Train", "Train, evaluate and register a model."),
+    "tune": Verb("training.cli:tune", "Train", "Search a recipe's settings, resumably; train with the best."),
     "models": Verb("training.cli:models", "Train", "List the registered models, their aliases and figures."),
     "models sync": Verb("serving.aliases:sync_models", "Train", "Set the registry's aliases to what the routes say."),
     "simulate": Verb("training.cli:simulate", "Train", "Rows of the built-in churn world, drifted or not."),

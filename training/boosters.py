@@ -69,9 +69,7 @@ def probability(booster: Any, schema: FeatureSchema, rows: Matrix) -> Matrix:
     return np.asarray(answers, dtype=np.float64)
 
 
-def _dmatrix(
-    schema: FeatureSchema, rows: Matrix, labels: Labels | None = None, weights: Matrix | None = None
-) -> Any:
+def _dmatrix(schema: FeatureSchema, rows: Matrix, labels: Labels | None = None, weights: Matrix | None = None) -> Any:
     import xgboost
 
     types = ["c" if feature.kind == "category" else "q" for feature in schema.features]

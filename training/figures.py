@@ -36,10 +36,20 @@ def calibration(positive: Labels, probability: Floats) -> Figure:
     return figure
 
 
-def importance(shares: Mapping[str, float], most: int = 20) -> Figure:
+def importance(shares: Mapping[str, float], most: int = 20, title: str = "Importance: share of total gain") -> Figure:
     top = sorted(shares.items(), key=lambda item: item[1])[-most:]
-    figure, axes = _figure("Importance: share of total gain", "share", "")
+    figure, axes = _figure(title, "share", "")
     axes.barh([name for name, _ in top], [share for _, share in top], color=INK)
+    return figure
+
+
+def history(numbers: Sequence[int], losses: Sequence[float]) -> Figure:
+    """`losses` of the trials that were finished."""
+    figure, axes = _figure("The search: loss by trial", "trial", "cross-validated loss")
+    best = [min(losses[: n + 1]) for n in range(len(losses))]
+    axes.scatter(numbers, losses, color=FAINT, label="a trial")
+    axes.step(numbers, best, where="post", color=INK, label="best so far")
+    axes.legend(loc="upper right", frameon=False)
     return figure
 
 

@@ -1,8 +1,8 @@
 """How good a model of each task is, by which figures, and what it must beat.
 
-    binary       see `training.evaluation`
-    multiclass   accuracy, roc_auc (one class against the rest, each class alike), log_loss; and majority
-    regression   mae, rmse, r2; and mae_of_median: the mean absolute error of always saying the training rows' median
+binary       see `training.evaluation`
+multiclass   accuracy, roc_auc (one class against the rest, each class alike), log_loss; and majority
+regression   mae, rmse, r2; and mae_of_median: the mean absolute error of always saying the training rows' median
 """
 
 from __future__ import annotations

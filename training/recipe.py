@@ -224,9 +224,7 @@ def parse(text: str, where: str = "recipe") -> Recipe:
 
 def flat(recipe: Recipe) -> Mapping[str, str]:
     """The recipe's settings as dotted names, for a run's parameters."""
-    settings: dict[str, str] = {
-        key: str(getattr(recipe, key)) for key in ("algorithm", "task", "weights", "seed")
-    }
+    settings: dict[str, str] = {key: str(getattr(recipe, key)) for key in ("algorithm", "task", "weights", "seed")}
     for table in ("split", "rounds", "params", "monotone", "gates"):
         values = msgspec.to_builtins(getattr(recipe, table))
         settings |= {f"{table}.{key}": str(value) for key, value in values.items()}

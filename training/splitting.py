@@ -96,7 +96,9 @@ def _column(dataset: Dataset, recipe: Recipe) -> pd.Series[Any]:
         raise DataRefused(f"{dataset.source}: has no column {name!r}, by which the recipe splits")
     column = dataset.features[name]
     if column.isna().any():
-        raise DataRefused(f"{dataset.source}: {name}: {int(column.isna().sum())} rows are blank, and can't be split by it")
+        raise DataRefused(
+            f"{dataset.source}: {name}: {int(column.isna().sum())} rows are blank, and can't be split by it"
+        )
     return column
 
 

@@ -26,7 +26,9 @@ def write(
     words = recipe.card
     answers = f"the value of `{dataset.target}`"
     if dataset.classes:
-        answers = f"the probability of each class of `{dataset.target}`: " + ", ".join(f"`{c}`" for c in dataset.classes)
+        answers = f"the probability of each class of `{dataset.target}`: " + ", ".join(
+            f"`{c}`" for c in dataset.classes
+        )
     lines = [
         f"# Model card: {name}",
         "",

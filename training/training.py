@@ -62,7 +62,9 @@ def train(
     left_out = [str(column) for column in dataset.features.columns if column not in schema.names]
     progress(f"{len(dataset.labels):,} rows of {dataset.source}, {schema.width} features, {_kinds(schema)}")
     if left_out:
-        progress(f"left out: {', '.join(f'{column} ({why})' for column, why in _reasons(dataset, left_out, recipe.split.column).items())}")
+        progress(
+            f"left out: {', '.join(f'{column} ({why})' for column, why in _reasons(dataset, left_out, recipe.split.column).items())}"
+        )
     matrices = {part: _encoded(schema, dataset, frames[part]) for part in parts}
     labels = {part: dataset.labels[rows] for part, rows in parts.items()}
 
@@ -232,7 +234,9 @@ def _record(
                 carried / registry.REFERENCE, dataset, schema, fitted, parts["train"], matrices["train"], recipe
             )
             holdout = dataset.features.iloc[parts["holdout"]][list(schema.names)]
-            holdout.assign(**{dataset.target: _told(dataset, labels["holdout"])}).to_parquet(carried / registry.HOLDOUT, index=False)
+            holdout.assign(**{dataset.target: _told(dataset, labels["holdout"])}).to_parquet(
+                carried / registry.HOLDOUT, index=False
+            )
             mlflow.log_artifacts(folder, "carried")
         model_uri = _log_model(recipe, schema, fitted, matrices["holdout"][:50])
     return run.info.run_id, model_uri

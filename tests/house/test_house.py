@@ -79,7 +79,20 @@ def test_help_imports_no_package() -> None:
 @pytest.mark.parametrize(
     "verb",
     [
-        *("train", "models", "simulate", "compile", "parity", "score", "bench", "verify", "inspect", "sign", "keys"),
+        *(
+            "train",
+            "tune",
+            "models",
+            "simulate",
+            "compile",
+            "parity",
+            "score",
+            "bench",
+            "verify",
+            "inspect",
+            "sign",
+            "keys",
+        ),
         *("routes", "serve", "predict", "compact", "reconcile", "drift", "demo"),
     ],
 )

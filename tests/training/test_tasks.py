@@ -1,0 +1,170 @@
+"""Regressions and several classes, the whole way; splits by time and group; weights and constraints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from inprocess import route
+from running import Running
+
+from compile import build_bundle
+from compile.bundle import publish
+from training import recipe as recipes
+from training import registry
+from training.data import from_frame, joined, read_frame
+from training.errors import DataRefused, RecipeRefused
+from training.features import decode_matrix
+from training.splitting import folds, split
+from training.training import train
+
+QUICK = "[rounds]\nmost = 30\nrefit = true\n"
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("shelf")]  # MLflow's own warnings
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def table(rows: int = 900) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"a": rng.normal(size=rows), "plan": rng.choice(["x", "y", "z"], rows), "day": np.arange(rows), "who": "p"}
+    )
+    frame["who"] = rng.integers(0, 60, rows).astype(str)
+    frame["value"] = 3 * frame.a + 2 * (frame.plan == "x") + rng.normal(0, 0.3, rows)
+    frame["grade"] = np.select([frame.value < -1, frame.value < 2], ["low", "mid"], "high")
+    return frame
+
+
+def made(task: str, **more: str) -> recipes.Recipe:
+    lines = "".join(f'{key} = "{value}"\n' for key, value in more.items())
+    return recipes.parse(f'algorithm = "xgboost"\ntask = "{task}"\n{lines}{QUICK}')
+
+
+def served(name: str, store: Path, serve: Callable[..., Running]) -> tuple[registry.Shelf, list[dict[str, object]]]:
+    """What the native library says of the holdout's first rows comes back from /predict."""
+    back = registry.download(name)
+    built = build_bundle(
+        back.native, back.schema, back.rows, store.parent / "built", name=name, version="1", classes=back.classes,
+        reference=back.reference, card=back.card, lineage=back.lineage, cross_check=False,
+    )  # fmt: skip
+    route(store, name, {"champion": publish(built, store)})
+    running = serve(store)
+    columns = decode_matrix(back.schema, back.rows[:20])
+    answers = []
+    for i in range(20):
+        body = json.dumps({key: values[i] for key, values in columns.items()}).encode()
+        status, _, answer = running.ask("/predict", body)
+        assert status == 200, answer
+        answers.append(json.loads(answer))
+    return back, answers
+
+
+@pytest.mark.parametrize("algorithm", ["xgboost", "lightgbm"])
+def test_a_regression_is_served_as_its_library_answers(
+    algorithm: str, tmp_path: Path, serve: Callable[..., Running]
+) -> None:
+    recipe = recipes.parse(f'algorithm = "{algorithm}"\ntask = "regression"\n{QUICK}')
+    frame = table().drop(columns=["grade", "who", "day"])
+    trained = train(recipe, from_frame(frame, "value", task="regression"), name="value")
+    assert trained.metrics["r2"] > 0.9
+    back, answers = served("value", tmp_path / "store", serve)
+    assert [answer["prediction"] for answer in answers] == back.probability(back.rows[:20]).tolist()
+
+
+@pytest.mark.parametrize("algorithm", ["xgboost", "lightgbm"])
+def test_several_classes_are_served_as_their_library_answers(
+    algorithm: str, tmp_path: Path, serve: Callable[..., Running]
+) -> None:
+    recipe = recipes.parse(f'algorithm = "{algorithm}"\ntask = "multiclass"\nweights = "balanced"\n{QUICK}')
+    frame = table().drop(columns=["value", "who", "day"])
+    trained = train(recipe, from_frame(frame, "grade", task="multiclass"), name="grade")
+    assert trained.metrics["accuracy"] > 0.8
+    back, answers = served("grade", tmp_path / "store", serve)
+    said = back.probability(back.rows[:20])
+    assert [answer["prediction"] for answer in answers] == [back.classes[code] for code in said.argmax(axis=1)]
+    probabilities = [[answer["probabilities"][label] for label in back.classes] for answer in answers]  # type: ignore[index]
+    np.testing.assert_allclose(probabilities, said, atol=4 * np.finfo(np.float32).eps)
+    assert {f"prediction[{label}]" for label in back.classes} <= set(pd.read_parquet(back.reference).columns)
+
+
+def test_demand_for_electricity_is_predicted_for_later_days(real_data: Callable[[str], Path]) -> None:
+    frame = read_frame(real_data("elec.csv")).drop(columns=["class"]).iloc[:8000]
+    recipe = recipes.parse(
+        'algorithm = "lightgbm"\ntask = "regression"\n[split]\nby = "time"\n[rounds]\nmost = 80\n[gates]\nmin_r2 = 0.5\n'
+    )
+    trained = train(recipe, from_frame(frame, "nswdemand", task="regression"), name="demand")
+    assert trained.metrics["mae"] < trained.metrics["mae_of_median"]
+
+
+def test_by_time_nothing_learns_from_later_rows() -> None:
+    frame = table().sample(frac=1.0, random_state=1).drop(columns=["grade"])
+    dataset = from_frame(frame, "value", task="regression")
+    text = 'algorithm = "xgboost"\ntask = "regression"\n[split]\nby = "time"\ncolumn = "day"\n'
+    recipe = recipes.parse(text)
+    days, parts = dataset.features["day"].to_numpy(), split(dataset, recipe)
+    assert days[parts["train"]].max() < days[parts["validation"]].min()
+    assert days[parts["validation"]].max() < days[parts["holdout"]].min()
+    for early, late in folds(dataset, recipe, parts["train"]):
+        assert days[early].max() < days[late].min()
+    assert "day" not in train(recipes.parse(text + QUICK), dataset, name="later").schema.names
+
+
+def test_by_group_no_group_is_on_two_sides() -> None:
+    dataset = from_frame(table().drop(columns=["value"]), "grade", task="multiclass")
+    recipe = recipes.parse('algorithm = "xgboost"\ntask = "multiclass"\n[split]\nby = "group"\ncolumn = "who"\n')
+    parts = split(dataset, recipe)
+    who = dataset.features["who"].to_numpy()
+    sides = [set(who[rows]) for rows in parts.values()]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    assert all(not set(who[a]) & set(who[b]) for a, b in folds(dataset, recipe, parts["train"]))
+
+
+@pytest.mark.parametrize("algorithm", ["xgboost", "lightgbm"])
+def test_a_constrained_answer_never_falls(algorithm: str) -> None:
+    frame = table().drop(columns=["grade", "who", "day"])
+    frame["value"] += 4 * np.sin(4 * frame.a)  # so that it would fall, unconstrained
+    text = f'algorithm = "{algorithm}"\ntask = "regression"\n{QUICK}'
+    for name, constraint, falls in (("free", "", True), ("held", "[monotone]\na = 1\n", False)):
+        train(recipes.parse(text + constraint), from_frame(frame, "value", task="regression"), name=name)
+        back = registry.download(name)
+        grid = np.repeat(back.rows[:1], 200, axis=0)
+        grid[:, back.schema.names.index("a")] = np.linspace(-2, 2, 200)
+        assert bool((np.diff(back.probability(grid)) < 0).any()) is falls
+    with pytest.raises(RecipeRefused, match="monotone.plan: is a category"):
+        train(recipes.parse(text + "[monotone]\nplan = 1\n"), from_frame(frame, "value", task="regression"), name="no")
+
+
+def test_a_holdout_of_its_own_is_what_is_measured_on() -> None:
+    frame = table()[["a", "plan", "grade"]]
+    first, last = (from_frame(part, "grade", task="multiclass") for part in (frame[:700], frame[700:]))
+    both = joined(first, last)
+    assert split(both, made("multiclass"))["holdout"].tolist() == list(range(700, 900))
+    with pytest.raises(DataRefused, match="has no column 'plan'"):
+        joined(first, from_frame(frame.drop(columns="plan"), "grade", task="multiclass"))
+
+
+def test_targets_that_do_not_fit_the_task_are_refused() -> None:
+    frame = table()
+    with pytest.raises(DataRefused, match="grade: a regression needs numbers"):
+        from_frame(frame, "grade", task="regression")
+    with pytest.raises(DataRefused, match="value: 3 to 100 labels"):
+        from_frame(frame, "value", task="multiclass")
+    with pytest.raises(DataRefused, match="infinite"):
+        from_frame(frame.assign(value=np.inf), "value", task="regression")
+    for text, words in {
+        'task = "regression"\nweights = "balanced"': "weights",
+        'task = "regression"\n[gates]\nmin_accuracy = 0.5': "min_accuracy",
+        '[split]\nby = "group"': "split.column",
+        "[search.space]\na = { low = 3 }": "low and high",
+        "[search.space]\na = { low = 0, high = 1, log = true }": "above 0",
+        '[search.space]\nobjective = { choices = ["x"] }': "objective",
+    }.items():
+        with pytest.raises(RecipeRefused, match=words):
+            recipes.parse(f'algorithm = "xgboost"\n{text}')
