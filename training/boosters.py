@@ -54,7 +54,10 @@ def fit(
     *,
     stop_early: bool = True,
 ) -> Fitted:
-    """`progress(round, loss)` is called every `every` rounds; what it raises ends the fit. Raises RecipeRefused with the library's words."""
+    """`progress(round, loss)` is called every `every` rounds; what it raises ends the fit.
+
+    Raises RecipeRefused with the library's words.
+    """
     fits = {"xgboost": _fit_xgboost, "lightgbm": _fit_lightgbm}
     return fits[recipe.algorithm](recipe, schema, train, validation, progress, every, stop_early)
 
@@ -95,7 +98,7 @@ def _directions(recipe: Recipe, schema: FeatureSchema) -> list[int] | str:
     for name in recipe.monotone:
         if kinds.get(name, "category") == "category":
             raise RecipeRefused(f"monotone.{name}: is {'a category' if name in kinds else 'no feature'}")
-    directions = [recipe.monotone.get(name, 0) for name in schema.names]
+    directions: list[int] = [recipe.monotone.get(name, 0) for name in schema.names]
     return f"({','.join(map(str, directions))})" if recipe.algorithm == "xgboost" else directions
 
 

@@ -62,9 +62,8 @@ def train(
     left_out = [str(column) for column in dataset.features.columns if column not in schema.names]
     progress(f"{len(dataset.labels):,} rows of {dataset.source}, {schema.width} features, {_kinds(schema)}")
     if left_out:
-        progress(
-            f"left out: {', '.join(f'{column} ({why})' for column, why in _reasons(dataset, left_out, recipe.split.column).items())}"
-        )
+        reasons = _reasons(dataset, left_out, recipe.split.column)
+        progress(f"left out: {', '.join(f'{column} ({why})' for column, why in reasons.items())}")
     matrices = {part: _encoded(schema, dataset, frames[part]) for part in parts}
     labels = {part: dataset.labels[rows] for part, rows in parts.items()}
 

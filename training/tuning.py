@@ -123,9 +123,11 @@ def _score(recipe: Recipe, tables: list[_Fold], trial: Trial) -> float:
 
 def _suggested(trial: Trial, key: str, span: Range) -> Value:
     if span.choices:
-        chosen: Value = trial.suggest_categorical(key, span.choices)
+        chosen = trial.suggest_categorical(key, span.choices)
+        assert chosen is not None
         return chosen
-    assert span.low is not None and span.high is not None
+    assert span.low is not None
+    assert span.high is not None
     if isinstance(span.low, int) and isinstance(span.high, int):
         return trial.suggest_int(key, span.low, span.high, log=span.log)
     return trial.suggest_float(key, span.low, span.high, log=span.log)
