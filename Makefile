@@ -55,9 +55,9 @@ lock: $(READY) ## resolve requirements/*.txt anew from pyproject.toml
 		--custom-compile-command "make lock" - -o requirements/bootstrap.txt
 
 clean: ## remove what was built here; var/ stays
-	@rm -rf .venv build *.egg-info compile/_kernel*.so
+	@rm -rf .venv build *.egg-info compile/_kernel*.so serving/_quick*.so
 
-$(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml $(wildcard compile/*.c compile/*.h)
+$(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml $(wildcard compile/*.[ch] serving/*.[ch])
 	@echo "== set-up: .venv with $(PYTHON)"
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'

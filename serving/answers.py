@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -54,26 +54,54 @@ Spell = Callable[[Any], bytes]
 """A row's finite scores -> the beginning of a JSON object, `{` to its last own field."""
 
 
-def binary_encoder(
-    *, classes: tuple[str, str], threshold: float, version: str, arm: str, generation: int, fallback_from: str = ""
-) -> Encode:
-    """The encoder of one arm of a binary classifier: all that does not vary by request is laid out here, once."""
-    head, tail = _layout(version, arm, generation, fallback_from)
-    positive, negative = (
-        _escaped(b'{"prediction":%b,"probability":' % spelled(label)) + b"%b" + tail for label in classes[::-1]
-    )
+class Wording(NamedTuple):
+    """The answers of a model of one output, as templates: all that does not vary by request is laid out here, once."""
 
-    def encode(score: float, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:
-        body = (positive if score > threshold else negative) % (repr(score).encode(), request_id)
+    head: bytes  # of the body's length, the id, and parse, queue and score ms
+    bodies: tuple[bytes, ...]  # each of the score and the id
+    choice: Literal[
+        "only", "above", "below"
+    ]  # the only body; or the second, if the score is above or below the threshold
+    threshold: float
+
+
+def wording(
+    openings: tuple[bytes, ...],
+    choice: Literal["only", "above", "below"] = "only",
+    threshold: float = 0.0,
+    *,
+    version: str,
+    arm: str,
+    generation: int,
+    fallback_from: str = "",
+) -> Wording:
+    """`openings`: what stands before the score, in each body."""
+    head, tail = _layout(version, arm, generation, fallback_from)
+    return Wording(head, tuple(_escaped(opening) + b"%b" + tail for opening in openings), choice, threshold)
+
+
+def worded_encoder(words: Wording) -> Encode:
+    """The encoder of one arm whose model has one output."""
+    head, (first, *others), threshold = words.head, words.bodies, words.threshold
+    second = others[0] if others else first
+
+    def encode_above(score: float, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:
+        body = (second if score > threshold else first) % (repr(score).encode(), request_id)
         return Answer(
             200, head % (len(body), request_id, _ms[parse_us], _ms[queue_us], _ms[score_us]), body
         )  # fmt: skip
 
-    return encode
+    def encode_below(score: float, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:
+        body = (second if score < threshold else first) % (repr(score).encode(), request_id)
+        return Answer(
+            200, head % (len(body), request_id, _ms[parse_us], _ms[queue_us], _ms[score_us]), body
+        )  # fmt: skip
+
+    return encode_below if words.choice == "below" else encode_above
 
 
 def spelling_encoder(spell: Spell, *, version: str, arm: str, generation: int, fallback_from: str = "") -> Encode:
-    """The encoder of one arm whose body begins as `spell` says; marks and headers are a binary classifier's."""
+    """The encoder of one arm whose body begins as `spell` says."""
     head, tail = _layout(version, arm, generation, fallback_from)
 
     def encode(scores: Any, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:

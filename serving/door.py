@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from serving.answers import Answer, failed, refusal
 from serving.errors import BodyTooLarge, RequestRefused
 from serving.heads import Named, content_type_refused
+from serving.quick import Quick
 from serving.scoring import Reply, Score
 
 logger = logging.getLogger("coppice")
@@ -22,6 +23,7 @@ class Door:
         self.max_body_bytes = max_body_bytes
         self.max_message_bytes = READ_ON * max_body_bytes
         self.on_answer = on_answer  # (status, µs from arrival to the write)
+        self.quick: Quick | None = None  # answers what it can before any of this is asked
         self.draining = False  # every answer says `connection: close` and means it
 
     def answer(

@@ -7,6 +7,8 @@ from serving.errors import ContentTypeRefused
 JSON_TYPES = frozenset({b"application/json", b"text/json"})
 NAMED = (b"content-type", b"x-request-id", b"x-unit", b"x-request-timeout-ms", b"expect")
 NAMED_LENGTHS = frozenset(map(len, NAMED))
+UNUSUAL = frozenset({b"transfer-encoding", b"upgrade", b"proxy-connection", b"content-encoding"})
+"""Others that change what a request is, or what becomes of its connection."""
 Headers = list[tuple[bytes, bytes]]
 
 

@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from compile.runtime import native_call
 from serving.errors import Overloaded
 
 Matrix = npt.NDArray[np.float64]
@@ -91,6 +92,15 @@ class Cost(NamedTuple):
     row_us: float
 
 
+class NativeLane(NamedTuple):
+    """A lane's call and the buffers of one row, by address, for `serving.quick`; valid as long as the lane is."""
+
+    function: int
+    handle: int
+    row: int
+    score: int
+
+
 class Tally(Protocol):
     """Where a lane counts: called once a batch."""
 
@@ -120,6 +130,7 @@ class Lane:
         self._rows = np.zeros((max_batch_rows, predictor.width))
         self._scores = np.zeros((max_batch_rows, predictor.outputs))
         self._run = predictor.bound(self._rows, self._scores)
+        self.native = native_lane(self._run, self._rows, self._scores)
         self._row_view = memoryview(self._rows.data).cast("B")
         self.score_now = _single(self._row_view[: 8 * predictor.width], self._run, self._scores)
         """row -> its scores, on the caller's thread; raises the model's own exception where it fails. Inline lanes only."""
@@ -130,6 +141,10 @@ class Lane:
         self._pace = 1.0  # what calls take, as a multiple of the measured cost: a moving average
         self._flushing = False
         self._thread = ThreadPoolExecutor(1, "lane") if self.reason == "busy" else None
+
+    def last_row(self) -> bytes:
+        """The row in the first place of the buffer: what was scored last, where one was."""
+        return bytes(self._row_view[: self._row_bytes])
 
     @property
     def depth(self) -> int:
@@ -244,6 +259,12 @@ def _leave(unscored: list[Waiting]) -> None:
 def finite_test(outputs: int) -> Callable[[Any], bool]:
     """Whether a row's scores can be answered: JSON has no word for NaN and infinities. C's own of one: 0.04 µs."""
     return math.isfinite if outputs == 1 else lambda scores: all(map(math.isfinite, scores))
+
+
+def native_lane(run: Callable[[int], None], rows: Matrix, scores: Matrix) -> NativeLane | None:
+    """None where scoring is not one call of C."""
+    call = native_call(run)
+    return None if call is None else NativeLane(*call, rows.ctypes.data, scores.ctypes.data)
 
 
 def _single(row_view: memoryview, run: Callable[[int], None], scores: Matrix) -> Callable[[bytes], Scores]:

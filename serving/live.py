@@ -22,15 +22,16 @@ from compile.bundle import Manifest, locate
 from compile.runtime import Predictor, open_predictor
 from compile.trust import Trust
 from serving import page
-from serving.answers import Encode
+from serving.answers import Encode, Wording
 from serving.decoding import Decode, decoder
 from serving.inspection import refuse_other_inputs
 from serving.lanes import Lane, Scored, Tally, finite_test, measure
+from serving.quick_rows import QuickRows
 from serving.routes import CHAMPION, POINTS, Routes, read
 from serving.segments import Role
 from serving.settings import Settings
 from serving.store import local_folder
-from serving.tasks import encoder
+from serving.tasks import encoder, wording_of
 from serving.traffic import Tag, TrafficLog
 
 
@@ -45,6 +46,7 @@ class Arm(msgspec.Struct, frozen=True, eq=False, gc=False):
     put: Callable[..., None]  # the log's, for as many scores as the bundle has outputs
     finite: Callable[[Any], bool]
     encode: Encode
+    words: Wording | None  # its answers as templates, where the bundle has one output
     rows_cell: int  # of the page: where its answered rows are counted
     errors_cell: int
     fallback: Arm | None = None
@@ -70,6 +72,7 @@ class Snapshot:
     point_of: Callable[[bytes], int]
     shadows: tuple[ShadowLane, ...]
     decode: Decode
+    quick: QuickRows | None  # its schema for C, where C takes it
 
     def offer_to_shadows(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes) -> None:
         for shadow in self.shadows:
@@ -160,6 +163,7 @@ class Prepared:
     arms: dict[str, Opened]
     shadows: dict[str, Opened]
     decode: Decode
+    quick: QuickRows | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +193,8 @@ class Loader:
                 shadows[shadow.name] = self._take(shadow.bundle, "shadow")
             manifests = {name: opened.predictor.manifest for name, opened in (arms | shadows).items()}
             refuse_other_inputs(manifests)
-            return Prepared(routes, arms, shadows, decoder(manifests[CHAMPION].schema))
+            schema = manifests[CHAMPION].schema
+            return Prepared(routes, arms, shadows, decoder(schema), QuickRows.of(schema))
         except BaseException:
             self.let_go(*arms.values(), *shadows.values())
             raise
@@ -212,6 +217,7 @@ class Loader:
             point_of=point_finder(routes),
             shadows=shadows,
             decode=prepared.decode,
+            quick=prepared.quick,
         )
         self._let_go_with(snapshot, *prepared.arms.values())
         return snapshot
@@ -263,6 +269,7 @@ class Loader:
             put=self.log.put_of(predictor.outputs),
             finite=finite_test(predictor.outputs),
             encode=encoder(manifest, arm=name, generation=routes.generation),
+            words=wording_of(manifest, version=manifest.version, arm=name, generation=routes.generation),
             rows_cell=series,
             errors_cell=series + 1,
             fallback=champion,

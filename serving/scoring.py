@@ -207,11 +207,18 @@ def unit_finder(field: str) -> Callable[[bytes], bytes]:
 
 
 def id_maker(writer: str) -> Callable[[int], bytes]:
-    """Request ids that sort by time and are unique over workers: 14 hex digits of µs, the writer's mark, a count."""
-    mark = re.sub(rb"[^A-Za-z0-9]", b"", writer.encode())[-8:]
+    """Request ids that sort by time and are unique over workers: 14 hex digits of µs, the writer's mark, a count.
+
+    The upper half of the count is left to the ids that quick.c makes.
+    """
+    mark = id_mark(writer)
     count = itertools.count()
 
     def new_id(ts_us: int) -> bytes:
-        return b"%014x%b%06x" % (ts_us, mark, next(count) & 0xFFFFFF)
+        return b"%014x%b%06x" % (ts_us, mark, next(count) & 0x7FFFFF)
 
     return new_id
+
+
+def id_mark(writer: str) -> bytes:
+    return re.sub(rb"[^A-Za-z0-9]", b"", writer.encode())[-8:]

@@ -45,8 +45,9 @@ class Settings(BaseModel):
     host: str = Field(default="127.0.0.1", description="address to listen on; `unix:PATH` for a socket there")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and prints it")
     workers: int = Field(default=0, ge=0, le=256, description="worker processes; 0: one for each CPU of the cgroup")
-    http: Literal["direct", "asgi"] = Field(
-        default="direct", description="`direct` answers in the protocol, `asgi` in FastAPI"
+    http: Literal["direct", "python", "asgi"] = Field(
+        default="direct",
+        description="`direct` answers in the protocol, the usual request in C; `python` without C; `asgi` in FastAPI",
     )
     unit_field: str = Field(
         default="", description="body field that names the experiment's unit; empty: `x-unit`, then the id"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from compile.bundle import Manifest
-from serving.answers import Encode, Spell, binary_encoder, spelled, spelling_encoder
+from serving.answers import Encode, Spell, Wording, spelled, spelling_encoder, worded_encoder, wording
 from serving.errors import RoutesRefused
 
 OUTLIER, INLIER = "outlier", "inlier"
@@ -30,13 +30,24 @@ PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
 
 def encoder(manifest: Manifest, *, arm: str, generation: int, fallback_from: str = "") -> Encode:
     """The encoder of the arm. Raises RoutesRefused where the manifest's outputs do not fit its task."""
-    _refuse_unfit(arm, manifest)
     marks: dict[str, Any] = {"version": manifest.version, "arm": arm, "generation": generation}
     marks["fallback_from"] = fallback_from
+    words = wording_of(manifest, **marks)
+    return spelling_encoder(_SPELLERS[manifest.task](manifest), **marks) if words is None else worded_encoder(words)
+
+
+def wording_of(manifest: Manifest, **marks: Any) -> Wording | None:
+    """The templates of the arm's answers, where its model has one output; `marks` as `wording` takes them."""
+    _refuse_unfit(marks["arm"], manifest)
     if manifest.task == "binary":
-        negative, positive = manifest.classes
-        return binary_encoder(classes=(negative, positive), threshold=manifest.threshold, **marks)
-    return spelling_encoder(_SPELLERS[manifest.task](manifest), **marks)
+        openings = tuple(b'{"prediction":%b,"probability":' % spelled(label) for label in manifest.classes)
+        return wording(openings, "above", manifest.threshold, **marks)
+    if manifest.task == "outlier":
+        openings = tuple(b'{"prediction":%b,"score":' % spelled(word) for word in (INLIER, OUTLIER))
+        return wording(openings, "below", **marks)
+    if manifest.task in ("regression", "ranking") and len(manifest.outputs) == 1:
+        return wording((b'{"prediction":',), **marks)
+    return None
 
 
 def answer_schema(manifest: Manifest, arms: Sequence[str]) -> dict[str, Any]:
@@ -97,15 +108,8 @@ def _multilabel(manifest: Manifest) -> Spell:
 
 
 def _values(manifest: Manifest) -> Spell:
-    if len(manifest.outputs) == 1:
-        return lambda score: b'{"prediction":%b' % repr(score).encode()
     values = _numbers_of(manifest.outputs)
     return lambda scores: b'{"prediction":' + values(scores)
-
-
-def _outlier(_: Manifest) -> Spell:
-    outlier, inlier = (b'{"prediction":%b,"score":%%b' % spelled(word) for word in (OUTLIER, INLIER))
-    return lambda score: (outlier if score < 0 else inlier) % repr(score).encode()
 
 
 _SPELLERS: dict[str, Callable[[Manifest], Spell]] = {
@@ -113,7 +117,6 @@ _SPELLERS: dict[str, Callable[[Manifest], Spell]] = {
     "multilabel": _multilabel,
     "regression": _values,
     "ranking": _values,
-    "outlier": _outlier,
 }
 
 

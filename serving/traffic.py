@@ -25,7 +25,8 @@ from threading import Thread
 from time import monotonic
 
 from serving import page
-from serving.blocks import RECORD, Block, arrow, encode_block
+from serving.arena import Arena
+from serving.blocks import RECORD, Block, Rows, arrow, encode_block
 from serving.segments import COLUMNS, MAGIC, SCORES, Facts, Segment, Tag, frame, read_segment, split_payload
 
 __all__ = ["COLUMNS", "SCORES", "Facts", "Segment", "Tag", "TrafficLog", "read_segment", "split_payload"]
@@ -55,11 +56,10 @@ class TrafficLog:
         self._max_blocks = max_blocks
         self._flush_s = flush_s
         self._block = Block(block_rows)
-        self._seq = 0
+        self._arena: Arena | None = None
         self._tags: list[Tag] = []
         self._tag_numbers: dict[Tag, int] = {}
-        self._flushed = monotonic()
-        self._queue: SimpleQueue[Block | None] = SimpleQueue()
+        self._queue: SimpleQueue[Rows | None] = SimpleQueue()
         arrow()
         slot.begin_writer(self.writer)
         file = _SegmentFile(folder, self.writer, rotate_bytes=rotate_bytes, rotate_s=rotate_s, cells=slot.cells)
@@ -90,7 +90,7 @@ class TrafficLog:
     ) -> None:
         """Constant time: 0.7 µs (`python -m serving.bench traffic`). `features` is 8 * width bytes of float64."""
         block = self._block
-        self._seq = seq = self._seq + 1
+        seq = self._cells[page.WRITER_SEQ] + 1
         self._cells[page.WRITER_SEQ] = seq
         self._cells[page.ROWS] += 1
         RECORD.pack_into(
@@ -102,7 +102,7 @@ class TrafficLog:
         block.features.append(features)
         block.count += 1
         if block.count == self._block_rows:
-            self._hand_over()
+            self._next_block()
 
     def put_of(self, outputs: int) -> Callable[..., None]:
         """`put`, or for a model of several outputs the same of a tuple of scores."""
@@ -122,23 +122,38 @@ class TrafficLog:
         self._block.scores[self._block.count] = scores
         self.put(tag, ts_us, request_id, row, unit, features, scores[0], *rest)
 
-    def tick(self) -> None:
-        """Called a few times a second: hands over what has waited for `flush_s`, so that a quiet log is not stale."""
-        if self._block.count and monotonic() - self._flushed >= self._flush_s:
-            self._hand_over()
+    def arena(self, row_bytes: int) -> Arena:
+        """A fresh block for rows that C writes and numbers; the one before is handed over. Loop thread, as `put`."""
+        if self._arena is not None and self._arena.count:
+            self._hand_over(self._arena)
+        self._arena = Arena(self._block_rows, row_bytes)
+        return self._arena
+
+    def tick(self) -> bool:
+        """Called a few times a second: hands over what has waited for `flush_s`, so that a quiet log is not stale.
+
+        Whether the arena has waited as long: its user asks for the next.
+        """
+        due = monotonic() - self._flush_s
+        if self._block.count and self._block.born <= due:
+            self._next_block()
+        return self._arena is not None and self._arena.count > 0 and self._arena.born <= due
 
     def close(self, deadline_s: float) -> bool:
         """Write, sync and seal what was put; whether that was done by the deadline. The last call."""
-        if self._block.count:
-            self._hand_over(urgent=True)
+        for block in (self._block, self._arena):
+            if block is not None and block.count:
+                self._queue.put(block)
         self._queue.put(None)
         self._thread.join(deadline_s)
         return not self._thread.is_alive()
 
-    def _hand_over(self, urgent: bool = False) -> None:
+    def _next_block(self) -> None:
         block, self._block = self._block, Block(self._block_rows)
-        self._flushed = monotonic()
-        if self._queue.qsize() >= self._max_blocks and not urgent:
+        self._hand_over(block)
+
+    def _hand_over(self, block: Rows) -> None:
+        if self._queue.qsize() >= self._max_blocks:
             self._cells[page.ROWS_DROPPED_FULL] += block.count
             self._cells[page.WRITER_DROPPED_FULL] += block.count
             return

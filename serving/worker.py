@@ -36,6 +36,7 @@ from serving.flip import Flipper
 from serving.live import Live, Loader
 from serving.metrics import render
 from serving.protocol import direct
+from serving.quick import Asked, Quick
 from serving.readiness import readiness
 from serving.scoring import Score, scorer
 from serving.served import Served
@@ -80,7 +81,7 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     loop.add_signal_handler(signal.SIGTERM, stop.begin)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C reaches the supervisor too, which sends SIGTERM
     loop.add_reader(alive, stop.begin)
-    tasks = [asyncio.create_task(_beat(slot, log, server)), asyncio.create_task(flipper.follow())]
+    tasks = [asyncio.create_task(_beat(slot, log, door, server)), asyncio.create_task(flipper.follow())]
     await server.serve(sockets=[listener])
     for task in tasks:
         task.cancel()
@@ -103,7 +104,13 @@ def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot
     def set_paths(paths: Mapping[bytes, Score]) -> None:
         door.endpoints = paths
 
-    return Served(scorer_of, set_paths)
+    def flip(paths: Mapping[bytes, Asked]) -> None:
+        if door.quick is not None:
+            door.quick.flip(paths)
+
+    if settings.http == "direct" and not settings.unit_field:
+        door.quick = Quick.of(log, slot, admission, max_body_bytes=settings.max_body_bytes)
+    return Served(scorer_of, set_paths, flip)
 
 
 def _counter(slot: page.Slot) -> Callable[[int, int], None]:
@@ -128,7 +135,7 @@ def _counter(slot: page.Slot) -> Callable[[int, int], None]:
 def _config(settings: Settings, app: object, door: Door) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # an ASGI application by Starlette's types, which are wider than uvicorn's
-        http=direct(door) if settings.http == "direct" else "httptools",
+        http="httptools" if settings.http == "asgi" else direct(door),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -177,12 +184,13 @@ class _Stopper:
         self._server.should_exit = True
 
 
-async def _beat(slot: page.Slot, log: TrafficLog, server: uvicorn.Server) -> None:
+async def _beat(slot: page.Slot, log: TrafficLog, door: Door, server: uvicorn.Server) -> None:
     while True:
         if server.started and slot.state == page.STARTING:
             slot.state = page.READY
         slot.heartbeat_us = time_ns() // 1000
-        log.tick()
+        if log.tick() and door.quick is not None:
+            door.quick.renew()
         await asyncio.sleep(HEARTBEAT_S)
 
 

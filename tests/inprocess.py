@@ -63,10 +63,11 @@ class InProcess:
             self.loop.close()
             raise
         self._door = make_door(settings, self.slot)
-        served = self.loop.run_until_complete(self._served(settings))
-        served.flip(Release(1, model, {model: 1}), {model: snapshot})
-        self.live = served.models[model]
-        self._app = create(served, self._door, Health(ready=lambda: (True, {}), metrics=lambda: b""))
+        self._served = self.loop.run_until_complete(self._serving(settings))
+        self._release = Release(1, model, {model: 1})
+        self._served.flip(self._release, {model: snapshot})
+        self.live = self._served.models[model]
+        self._app = create(self._served, self._door, Health(ready=lambda: (True, {}), metrics=lambda: b""))
 
     def direct(self, path: str, body: bytes, headers: dict[str, str]) -> Answered:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -88,7 +89,8 @@ class InProcess:
             inline_budget_us=300,
             tally=lambda reason, rows, queue_us: None,  # noqa: ARG005  # a Tally takes three
         )
-        self.live.snapshot = _with(now, {arm.name: arm for arm in now.arms}, name, lane)
+        replaced = _with(now, {arm.name: arm for arm in now.arms}, name, lane)
+        self._served.flip(self._release, {self._release.default: replaced})
 
     def close(self) -> None:
         for shadow in self.live.snapshot.shadows:
@@ -97,7 +99,7 @@ class InProcess:
         self.live.snapshot.close()
         self.loop.close()
 
-    async def _served(self, settings: Settings) -> Served:
+    async def _serving(self, settings: Settings) -> Served:
         return make_served(settings, self._door, self.log, self.slot)
 
     async def _direct(self, sent: bytes) -> Answered:

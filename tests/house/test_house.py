@@ -33,8 +33,8 @@ HEAVY = [
     "sigstore",
     "cryptography",
 ]
-# the kernel is no Python module; Locust patches the interpreter; the naive peer reads a model when imported
-NOT_IMPORTED = ("compile._kernel", "loadtests.locustfile", "loadtests.peers.naive")
+# what is C is no Python module; Locust patches the interpreter; the naive peer reads a model when imported
+NOT_IMPORTED = ("compile._kernel", "serving._quick", "loadtests.locustfile", "loadtests.peers.naive")
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")[
     :-1
 ]

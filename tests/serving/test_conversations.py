@@ -35,6 +35,7 @@ LIMIT = 65_536
 WAYS: dict[str, dict[str, object]] = {
     "asgi": {"http": "asgi"},
     "direct": {"http": "direct"},
+    "python": {"http": "python"},
     "lane": {"http": "direct", "inline_budget_us": 0},
 }
 PIECES = st.sampled_from(
@@ -67,7 +68,7 @@ def all_of(server: Running, conversations: dict[str, list[Step]]) -> dict[str, H
 def test_every_conversation_is_the_same_in_every_way_of_serving(servers: dict[str, Running]) -> None:
     assert len(CONVERSATIONS) >= 100
     expected = all_of(servers["asgi"], CONVERSATIONS)
-    for way in ("direct", "lane"):
+    for way in ("direct", "python", "lane"):
         got = all_of(servers[way], CONVERSATIONS)
         for title in CONVERSATIONS:
             assert got[title] == expected[title], (way, title)

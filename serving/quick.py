@@ -1,0 +1,179 @@
+"""The usual scoring request in one call of C (quick.h): laid out here at each flip, called by `serving.protocol`.
+
+What C can't or won't judge goes through `serving.scoring` as if C had not been asked; the two are held equal by
+tests/serving/test_quick.py. A path is C's where the body names no unit, the schema's names are plain ASCII, and the model
+has one output; an arm, where one call of the kernel scores it on the loop within `HELD_US`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from serving import page, quick_layout
+from serving.admission import Admission
+from serving.answers import Wording
+from serving.heads import NAMED, UNUSUAL
+from serving.live import Arm, Snapshot
+from serving.quick_layout import CHOICES, QuickUnavailable, address, array_of, text
+from serving.scoring import id_mark
+from serving.traffic import TrafficLog
+
+HELD_US = 100.0  # of a call: the kernel keeps the GIL here, and beyond this other threads should have it
+ROOM = 1 << 16
+OURS = frozenset({b"content-type", b"x-request-id", b"x-unit"})
+PLACEHOLDER = re.compile(rb"%[bd]")
+Asked = tuple[Snapshot, bool]
+"""What a path answers from, and whether the experiment's split decides."""
+
+
+class Quick:
+    """One worker's. `answer(address, data, length)` is the C call; loop thread only."""
+
+    def __init__(self, log: TrafficLog, slot: page.Slot, admission: Admission, *, max_body_bytes: int) -> None:
+        """Raises QuickUnavailable."""
+        self._library = quick_layout.library()
+        self._log = log
+        self._keep: list[Any] = []  # what the door points to for good
+        self._laid: list[Any] = []  # what it points to in this release
+        self._asked: list[Asked] = []
+        self._arena = log.arena(0)
+        self.shadowed = False
+        self.out: Any = ctypes.create_string_buffer(ROOM)  # a slice of it is bytes
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._door = _door(slot, admission, log, self._keep)
+        self._door.max_body = max_body_bytes
+        self._door.out, self._door.room = address(self.out), ROOM
+        self.address = address(self._door)
+        self.answer = self._library.coppice_quick
+        self.renew()
+
+    @classmethod
+    def of(cls, log: TrafficLog, slot: page.Slot, admission: Admission, *, max_body_bytes: int) -> Quick | None:
+        try:
+            return cls(log, slot, admission, max_body_bytes=max_body_bytes)
+        except QuickUnavailable:
+            return None
+
+    def flip(self, paths: Mapping[bytes, Asked]) -> None:
+        """Answer from these snapshots from now on."""
+        keep: list[Any] = []
+        mine = {name: asked for name, asked in paths.items() if asked[0].quick is not None}
+        laid = [self._path(name, snapshot, split, keep) for name, (snapshot, split) in mine.items()]
+        self._door.endpoints, self._door.endpoint_count = array_of(quick_layout.Endpoint, laid, keep), len(laid)
+        self._laid, self._asked = keep, list(mine.values())
+        self.shadowed = any(snapshot.shadows for snapshot, _ in self._asked)
+        widest = max((8 * rows.width for rows in (asked[0].quick for asked in self._asked) if rows), default=0)
+        if widest > self._arena.row_bytes:
+            self._door.row_bytes = widest
+            self.renew()
+
+    def renew(self) -> None:
+        """The log takes the rows; C gets a fresh block."""
+        self._arena = self._log.arena(self._door.row_bytes)
+        self._door.rows = address(self._arena.layout)
+
+    def preamble(self, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
+        """Status line and the server's headers, whenever uvicorn's once-a-second tick replaced them."""
+        self.headers = headers
+        self._preamble = ctypes.create_string_buffer(content, len(content))
+        self._door.preamble = quick_layout.Text(address(self._preamble), len(content))
+
+    def offer_to_shadows(self) -> None:
+        """The row that was answered last."""
+        door = self._door
+        snapshot, _ = self._asked[door.asked]
+        if snapshot.shadows:
+            request_id = ctypes.string_at(self.address + quick_layout.Door.id.offset, door.id_length)
+            unit = ctypes.string_at(self.address + quick_layout.Door.unit.offset, door.unit_length)
+            snapshot.offer_to_shadows(door.ts_us, request_id, unit, snapshot.arms[door.answering].lane.last_row())
+
+    def _path(self, name: bytes, snapshot: Snapshot, split: bool, keep: list[Any]) -> quick_layout.Endpoint:
+        rows = snapshot.quick
+        assert rows is not None, "only such paths are laid out"
+        points = np.zeros(1, dtype=np.uint16)
+        if split:
+            names = [arm.name for arm in snapshot.arms]
+            points = np.concatenate(
+                [np.full(slot.hi - slot.lo, names.index(slot.arm), dtype=np.uint16) for slot in snapshot.routes.slots]
+            )
+        keep += [rows, snapshot, points]
+        salt = bytes.fromhex(snapshot.routes.salt)
+        laid = quick_layout.Endpoint(
+            name=text(name, keep),
+            split=split,
+            arms=array_of(quick_layout.Arm, [_arm(arm, keep) for arm in snapshot.arms], keep),
+            points=points.ctypes.data,
+            features=rows.features,
+            width=rows.width,
+            order=rows.order,
+        )
+        self._library.coppice_salt(salt, len(salt), address(laid) + quick_layout.Endpoint.salted.offset)
+        return laid
+
+
+def _door(slot: page.Slot, admission: Admission, log: TrafficLog, keep: list[Any]) -> quick_layout.Door:
+    others = sorted((set(NAMED) - OURS) | UNUSUAL)
+    powers = quick_layout.powers_of_ten()
+    cells = (ctypes.c_int64 * 0).from_buffer(slot.cells)
+    keep += [powers, cells, admission.lateness]
+    door = quick_layout.Door(
+        others=array_of(quick_layout.Text, [text(name, keep) for name in others], keep),
+        other_count=len(others),
+        cells=address(cells),
+        seq_cell=page.WRITER_SEQ,
+        rows_cell=page.ROWS,
+        ok_cell=page.REQUESTS_2XX,
+        inline_cell=page.DISPATCH_INLINE,
+        seconds_cell=page.REQUEST_SECONDS,
+        edges=array_of(ctypes.c_int64, page.EDGES_US, keep),
+        edge_count=len(page.EDGES_US),
+        lateness=address(admission.lateness),
+        preamble=text(b"", keep),
+        mark=text(id_mark(log.writer), keep),
+        powers=address(powers),
+    )
+    door.format, door.release = quick_layout.functions()
+    return door
+
+
+def _arm(arm: Arm, keep: list[Any]) -> quick_layout.Arm:
+    """Without a call where the arm is not C's: its requests go through Python."""
+    lane, words = arm.lane, arm.words
+    cost_us = lane.cost.fixed_us + lane.cost.row_us
+    if lane.native is None or words is None or not arm.inline or cost_us > HELD_US:
+        return quick_layout.Arm()
+    laid = quick_layout.Arm(
+        run=lane.native.function,
+        plan=lane.native.handle,
+        row=lane.native.row,
+        score=lane.native.score,
+        tag=arm.tag,
+        rows_cell=arm.rows_cell,
+        choice=CHOICES.index(words.choice),
+        threshold=words.threshold,
+    )
+    _word(laid, words, keep)
+    return laid
+
+
+def _word(laid: quick_layout.Arm, words: Wording, keep: list[Any]) -> None:
+    for n, piece in enumerate(_between(words.head)):
+        laid.head[n] = text(piece, keep)
+    for body, template in enumerate(words.bodies):
+        for n, piece in enumerate(_between(template)):
+            laid.bodies[body][n] = text(piece, keep)
+
+
+def _between(template: bytes) -> list[bytes]:
+    """What stands around a template's placeholders.
+
+    >>> _between(b"100%% %b of %d.")
+    [b'100% ', b' of ', b'.']
+    """
+    marked = template.replace(b"%%", b"\0")
+    return [piece.replace(b"\0", b"%") for piece in PLACEHOLDER.split(marked)]
