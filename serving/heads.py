@@ -44,13 +44,13 @@ def content_type_refused(content_type: bytes) -> ContentTypeRefused | None:
     return ContentTypeRefused(f"content-type: must be application/json, got {content_type.decode('latin-1')!r}")
 
 
-def without_upgrade(method: bytes, url: bytes, headers: Headers) -> bytes:
-    """The head of an HTTP/1.1 request as its sender would have written it had it asked for no other protocol.
+def without_upgrade(method: bytes, url: bytes, version: bytes, headers: Headers) -> bytes:
+    """The head of a request as its sender would have written it had it asked for no other protocol.
 
-    >>> without_upgrade(b"POST", b"/predict", [(b"Connection", b"Upgrade, close"), (b"Upgrade", b"h2c"), (b"a", b"b")])
-    b'POST /predict HTTP/1.1\\r\\nConnection: close\\r\\na: b\\r\\n\\r\\n'
+    >>> without_upgrade(b"POST", b"/", b"HTTP/1.1", [(b"Connection", b"Upgrade, close"), (b"Upgrade", b"h2c"), (b"a", b"b")])
+    b'POST / HTTP/1.1\\r\\nConnection: close\\r\\na: b\\r\\n\\r\\n'
     """
-    lines = [b"%b %b HTTP/1.1" % (method, url)]
+    lines = [b"%b %b %b" % (method, url, version)]
     for name, value in headers:
         kept = value
         if name.lower() == b"upgrade":

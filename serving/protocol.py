@@ -18,11 +18,12 @@ from time import perf_counter_ns
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.answers import Answer, plain
 from serving.door import Door
-from serving.heads import Headers, Named, named_headers, without_upgrade
+from serving.heads import Named, named_headers, without_upgrade
+from serving.lead_in import LeadIn
 from serving.pending import Flow, Pending
 from serving.scoring import Score
 
@@ -58,8 +59,7 @@ class _Direct(HttpToolsProtocol):
         self._ended = False  # no further request of this connection is answered
         self._active_ns = 0
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._default_headers: Headers = []
-        self._preamble: dict[int, bytes] = {}
+        self._lead_in = LeadIn(self.server_state)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -89,25 +89,17 @@ class _Direct(HttpToolsProtocol):
     def _answer_quickly(self, data: bytes) -> bool:
         """Where `data` is the usual request, whole, and its answer may leave now: one call of C, which did all the rest."""
         quick = self._door.quick
-        cycle = self.cycle
-        if (
-            quick is None
-            or self._door.draining
-            or (cycle is not None and not cycle.response_complete)
-            or self.flow.write_paused
-        ):
+        if quick is None or self._door.draining or self.flow.write_paused or not self._is_answered(self.cycle):
             return False
         if quick.headers is not self.server_state.default_headers:
-            quick.preamble(self.server_state.default_headers, self._lead_in(200))
+            quick.begin_answers_with(self._lead_in.of(200), self.server_state.default_headers)
         length = quick.answer(quick.address, data, len(data))
         if not length:
             return False
         self.transport.write(quick.out[: abs(length)])
         self._active_ns = perf_counter_ns()
-        if length < 0:
-            quick.renew()
-        if quick.shadowed:
-            quick.offer_to_shadows()
+        if length < 0 or quick.shadowed:
+            quick.after_answer(length)
         return True
 
     # Parser callbacks, in the order they come
@@ -176,7 +168,7 @@ class _Direct(HttpToolsProtocol):
         if self._door.draining:
             keep_alive = False
         ending = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
-        self.transport.write(b"".join((self._lead_in(answer.status), answer.head, ending, answer.body)))
+        self.transport.write(b"".join((self._lead_in.of(answer.status), answer.head, ending, answer.body)))
         self.server_state.total_requests += 1
         self._active_ns = perf_counter_ns()
         self._door.on_answer(answer.status, (self._active_ns - arrived) // 1000)
@@ -259,9 +251,8 @@ class _Direct(HttpToolsProtocol):
         """httptools ends an upgrade request at its head, body or not. We upgrade to nothing: it is a plain request."""
         if self._ended or self.parser.get_method() == b"CONNECT":
             return
-        head = without_upgrade(self.parser.get_method(), self.url, self.headers)
-        if self.parser.get_http_version() != "1.1":
-            head = head.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1)
+        version = b"HTTP/1.1" if self.parser.get_http_version() == "1.1" else b"HTTP/1.0"
+        head = without_upgrade(self.parser.get_method(), self.url, version, self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.data_received(head + rest)
@@ -348,16 +339,6 @@ class _Direct(HttpToolsProtocol):
             return False
         self._refuse(431, LONG_HEAD)
         return True
-
-    def _lead_in(self, status: int) -> bytes:
-        """Status line, date and server: laid out again only when uvicorn's once-a-second tick replaced the date."""
-        if self._default_headers is not self.server_state.default_headers:
-            self._default_headers = self.server_state.default_headers
-            self._preamble.clear()
-        if status not in self._preamble:
-            lines = [name + b": " + value + b"\r\n" for name, value in self._default_headers]
-            self._preamble[status] = STATUS_LINE[status] + b"".join(lines)
-        return self._preamble[status]
 
     def _close_if_idle(self) -> None:
         """One timer a connection, re-armed when it fires: arming one for every answer cost 1 µs of each."""

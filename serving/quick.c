@@ -170,3 +170,6 @@ EXPORT int64_t coppice_read_number(const uint64_t *powers, const char *at, int64
 EXPORT int64_t coppice_point_of(const uint64_t salted[8], const char *unit, int64_t length) {
     return coppice_point(salted, (text){unit, length});
 }
+EXPORT int32_t coppice_read_row(const endpoint *p, const uint64_t *powers, const char *body, int64_t length, double *row) {
+    return coppice_row(p, powers, (text){body, length}, row);
+}

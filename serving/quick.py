@@ -43,6 +43,7 @@ class Quick:
         self._asked: list[Asked] = []
         self._arena = log.arena(0)
         self.shadowed = False
+        self.lateness = admission.lateness
         self.out: Any = ctypes.create_string_buffer(ROOM)  # a slice of it is bytes
         self.headers: list[tuple[bytes, bytes]] = []
         self._door = _door(slot, admission, log, self._keep)
@@ -63,7 +64,7 @@ class Quick:
         """Answer from these snapshots from now on."""
         keep: list[Any] = []
         mine = {name: asked for name, asked in paths.items() if asked[0].quick is not None}
-        laid = [self._path(name, snapshot, split, keep) for name, (snapshot, split) in mine.items()]
+        laid = [self._endpoint(name, snapshot, split, keep) for name, (snapshot, split) in mine.items()]
         self._door.endpoints, self._door.endpoint_count = array_of(quick_layout.Endpoint, laid, keep), len(laid)
         self._laid, self._asked = keep, list(mine.values())
         self.shadowed = any(snapshot.shadows for snapshot, _ in self._asked)
@@ -77,22 +78,24 @@ class Quick:
         self._arena = self._log.arena(self._door.row_bytes)
         self._door.rows = address(self._arena.layout)
 
-    def preamble(self, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
-        """Status line and the server's headers, whenever uvicorn's once-a-second tick replaced them."""
+    def begin_answers_with(self, content: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        """Status line and the server's headers; again whenever uvicorn's once-a-second tick replaced those."""
         self.headers = headers
         self._preamble = ctypes.create_string_buffer(content, len(content))
         self._door.preamble = quick_layout.Text(address(self._preamble), len(content))
 
-    def offer_to_shadows(self) -> None:
-        """The row that was answered last."""
+    def after_answer(self, length: int) -> None:
+        """What C leaves to do: shadows see the row that was answered; a full block (`length` < 0) goes to the log."""
         door = self._door
         snapshot, _ = self._asked[door.asked]
         if snapshot.shadows:
             request_id = ctypes.string_at(self.address + quick_layout.Door.id.offset, door.id_length)
             unit = ctypes.string_at(self.address + quick_layout.Door.unit.offset, door.unit_length)
             snapshot.offer_to_shadows(door.ts_us, request_id, unit, snapshot.arms[door.answering].lane.last_row())
+        if length < 0:
+            self.renew()
 
-    def _path(self, name: bytes, snapshot: Snapshot, split: bool, keep: list[Any]) -> quick_layout.Endpoint:
+    def _endpoint(self, name: bytes, snapshot: Snapshot, split: bool, keep: list[Any]) -> quick_layout.Endpoint:
         rows = snapshot.quick
         assert rows is not None, "only such paths are laid out"
         points = np.zeros(1, dtype=np.uint16)

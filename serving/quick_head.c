@@ -89,7 +89,7 @@ int coppice_head(const door *d, const char *at, const char *end, request *r) {
     at += r->asked->name.length;
     if (end - at < 13 || memcmp(at, " HTTP/1.1\r\n", 11)) return 0;
     at += 11;
-    r->id = r->unit = (text){0, 0};
+    r->id = r->unit = (text){"", 0};
     r->body.length = -1;
     while (*at != '\r') { /* in bounds: below, at least two bytes are left after a line */
         text name = {at, 0}, value;

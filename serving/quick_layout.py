@@ -151,18 +151,15 @@ def library() -> ctypes.PyDLL:
 
 @lru_cache(maxsize=1)
 def powers_of_ten() -> ctypes.Array[ctypes.c_uint64]:
-    """10^-342 .. 10^308 as 128-bit mantissas, high half first: rounded down, those of negative exponents up.
-
-    They are what `quick_number.c` multiplies by; their order is fixed there.
+    """10^-342 .. 10^308 as 128-bit mantissas, high half first: rounded down, but up from 10^-27 to 10^-1, as the proof of
+    `quick_number.c`'s algorithm has it; what is half-way between two doubles is then told by the lower bits.
     """
     halves: list[int] = []
     for exponent in range(-342, 309):
-        if exponent < 0:
-            divisor = 5**-exponent
-            mantissa = (1 << (128 + 2 * divisor.bit_length())) // divisor + 1
-        else:
-            mantissa = 5**exponent << 128
+        divisor = 5 ** max(0, -exponent)
+        mantissa = (5 ** max(0, exponent) << (128 + 2 * divisor.bit_length())) // divisor
         mantissa >>= mantissa.bit_length() - 128
+        mantissa += -27 <= exponent < 0
         halves += [mantissa >> 64, mantissa & (2**64 - 1)]
     return (ctypes.c_uint64 * len(halves))(*halves)
 

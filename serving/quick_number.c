@@ -32,7 +32,7 @@ static int rounded(const uint64_t *powers, uint64_t digits, int64_t exponent, do
         low += carried;
         high += low < carried;
     }
-    if (low == UINT64_MAX) return 0; /* undecided by 128 bits */
+    if (low == UINT64_MAX && (exponent < -27 || exponent > 55)) return 0; /* undecided by 128 bits */
     int upper = (int)(high >> 63), shift = upper + 9;
     uint64_t mantissa = high >> shift;
     int64_t binary = ((217706 * exponent) >> 16) + 63 + upper - zeros; /* floor(log2(10^exponent)), by 217706 / 65536 */

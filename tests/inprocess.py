@@ -18,6 +18,7 @@ from serving.board import Release
 from serving.lanes import Cost, Lane
 from serving.live import Arm, Loader, Snapshot
 from serving.protocol import direct
+from serving.quick import Quick
 from serving.served import Served
 from serving.settings import Settings
 from serving.traffic import TrafficLog
@@ -43,6 +44,15 @@ class Capture(asyncio.Transport):
         return False
 
     def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
         pass
 
 
@@ -74,6 +84,15 @@ class InProcess:
         sent = f"POST {path} HTTP/1.1\r\nhost: x\r\n{head}content-length: {len(body)}\r\n\r\n".encode() + body
         return self.loop.run_until_complete(self._direct(sent))
 
+    def raw(self, sent: bytes, *, quick: bool = True) -> bytes:
+        """What a connection writes at once for what it reads; `quick` False: without C."""
+        kept = self._door.quick
+        self._door.quick = kept if quick else None
+        try:
+            return self.loop.run_until_complete(self._raw(sent)).written
+        finally:
+            self._door.quick = kept
+
     def asgi(self, path: str, body: bytes | None, headers: dict[str, str]) -> Answered:
         return self.loop.run_until_complete(self._asgi(path, body, headers))
 
@@ -92,6 +111,16 @@ class InProcess:
         replaced = _with(now, {arm.name: arm for arm in now.arms}, name, lane)
         self._served.flip(self._release, {self._release.default: replaced})
 
+    @property
+    def quick(self) -> Quick:
+        assert self._door.quick is not None, "the C request path is built here"
+        return self._door.quick
+
+    def finish(self) -> None:
+        """`close`, once."""
+        if not self.loop.is_closed():
+            self.close()
+
     def close(self) -> None:
         for shadow in self.live.snapshot.shadows:
             shadow.drain_now()
@@ -101,6 +130,18 @@ class InProcess:
 
     async def _serving(self, settings: Settings) -> Served:
         return make_served(settings, self._door, self.log, self.slot)
+
+    async def _raw(self, sent: bytes) -> Capture:
+        config = uvicorn.Config(self._app, http=direct(self._door), log_config=None, lifespan="off")
+        protocol = direct(self._door)(config, uvicorn.Server(config).server_state, {}, self.loop)
+        transport = Capture()
+        protocol.connection_made(transport)
+        protocol.data_received(sent)
+        for _ in range(50):  # what FastAPI answers takes a few turns of the loop
+            if not transport.written:
+                await asyncio.sleep(0)
+        protocol.connection_lost(None)
+        return transport
 
     async def _direct(self, sent: bytes) -> Answered:
         config = uvicorn.Config(self._app, http=direct(self._door), log_config=None, lifespan="off")
