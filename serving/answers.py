@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from serving.errors import (
+    AskerGone,
     BodyMalformed,
     BodyTooLarge,
     ContentTypeRefused,
@@ -24,6 +25,7 @@ from serving.errors import (
 )
 
 STATUS_OF: dict[type[RequestRefused], int] = {
+    AskerGone: 503,
     BodyMalformed: 400,
     BodyTooLarge: 413,
     ContentTypeRefused: 415,

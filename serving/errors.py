@@ -13,7 +13,8 @@
         ├── FieldRefused          one named field is missing, of the wrong type or out of range
         └── Overloaded            the lane's queue is full
             ├── DeadlinePassed    the answer would come, or came, too late for its asker
-            └── LoopLate          the worker is behind
+            ├── LoopLate          the worker is behind
+            └── AskerGone         nobody waits for the answer any more
 
 Domain code raises these; `serving.answers` alone knows which HTTP status each becomes.
 """
@@ -63,6 +64,10 @@ class BodyTooLarge(RequestRefused):
     def over(cls, limit: int) -> BodyTooLarge:
         return cls(f"the body is longer than {limit} bytes")
 
+    @classmethod
+    def of_rows(cls, limit: int) -> BodyTooLarge:
+        return cls(f"the request has more than {limit} rows; send them in several")
+
 
 class ContentTypeRefused(RequestRefused):
     pass
@@ -81,4 +86,8 @@ class DeadlinePassed(Overloaded):
 
 
 class LoopLate(Overloaded):
+    pass
+
+
+class AskerGone(Overloaded):
     pass

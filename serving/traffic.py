@@ -127,6 +127,11 @@ class TrafficLog:
         if self._block.count and monotonic() - self._flushed >= self._flush_s:
             self._hand_over()
 
+    @property
+    def crowded(self) -> bool:
+        """The thread is behind by half of what it may be: who has many rows more to put should wait."""
+        return 2 * self._queue.qsize() >= self._max_blocks
+
     def close(self, deadline_s: float) -> bool:
         """Write, sync and seal what was put; whether that was done by the deadline. The last call."""
         if self._block.count:
