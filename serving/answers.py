@@ -103,9 +103,11 @@ def _layout(version: str, arm: str, generation: int, fallback_from: str) -> tupl
 
 def refusal(refused: RequestRefused, request_id: bytes) -> Answer:
     """What the sender of a refused request is told."""
-    body: dict[str, str] = {"error": refused.message}
+    body: dict[str, str | int] = {"error": refused.message}
     if refused.field is not None:
         body["field"] = refused.field
+    if refused.row is not None:
+        body["row"] = refused.row
     return plain(STATUS_OF[type(refused)], body, request_id)
 
 

@@ -21,6 +21,8 @@ Domain code raises these; `serving.answers` alone knows which HTTP status each b
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class ServingError(Exception):
     exit_code = 2
@@ -47,12 +49,17 @@ class StoreUnreachable(ServingError):
 
 
 class RequestRefused(ServingError):
-    """`field` is the feature that caused the refusal, or None where no single one did."""
+    """`field` is the feature that caused the refusal, `row` the place of its row among many; None where no single one did."""
 
-    def __init__(self, message: str, field: str | None = None) -> None:
+    def __init__(self, message: str, field: str | None = None, row: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
+        self.row = row
+
+    def of_row(self, row: int) -> Self:
+        """The same, of the row in that place."""
+        return type(self)(f"row {row}: {self.message}", self.field, row)
 
 
 class BodyMalformed(RequestRefused):

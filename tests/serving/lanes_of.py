@@ -117,8 +117,8 @@ def logged(traffic: Path) -> list[dict[str, Any]]:
     for path in sorted((traffic / "sealed").glob("*.seg")):
         for payload in Segment(path).payloads():
             facts, stream = split_payload(payload)
-            for row in pyarrow.ipc.open_stream(stream).read_all().to_pylist():
-                rows.append(row | msgspec.to_builtins(facts.tags[row["tag"]]))
+            read = pyarrow.ipc.open_stream(stream).read_all().to_pylist()
+            rows += [row | msgspec.to_builtins(facts.tags[row["tag"]]) for row in read]
     return rows
 
 
