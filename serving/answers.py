@@ -36,6 +36,8 @@ STATUS_OF: dict[type[RequestRefused], int] = {
     RequestRefused: 400,
 }
 RETRY_AFTER_S = 1
+MODEL_FAILED = "the model could not score this row; the server's log has the cause"
+SCORE_NOT_FINITE = "the model's score of this row is infinite, which JSON cannot carry; the traffic log has it"
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -61,9 +63,7 @@ def binary_encoder(
 ) -> Encode:
     """The encoder of one arm of a binary classifier: all that does not vary by request is laid out here, once."""
     head, tail = _layout(version, arm, generation, fallback_from)
-    positive, negative = (
-        _escaped(b'{"prediction":%b,"probability":' % spelled(label)) + b"%b" + tail for label in classes[::-1]
-    )
+    positive, negative = (opening + tail for opening in binary_openings(classes))
 
     def encode(score: float, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:
         body = (positive if score > threshold else negative) % (repr(score).encode(), request_id)
@@ -72,6 +72,14 @@ def binary_encoder(
         )  # fmt: skip
 
     return encode
+
+
+def binary_openings(classes: tuple[str, str]) -> tuple[bytes, bytes]:
+    """The beginnings of a row's answer where it is the positive class and where not, for the probability to be put in."""
+    positive, negative = (
+        _escaped(b'{"prediction":%b,"probability":' % spelled(label)) + b"%b" for label in classes[::-1]
+    )
+    return positive, negative
 
 
 def spelling_encoder(spell: Spell, *, version: str, arm: str, generation: int, fallback_from: str = "") -> Encode:
@@ -112,13 +120,12 @@ def refusal(refused: RequestRefused, request_id: bytes) -> Answer:
 
 
 def model_failed(request_id: bytes) -> Answer:
-    return plain(500, {"error": "the model could not score this row; the server's log has the cause"}, request_id)
+    return plain(500, {"error": MODEL_FAILED}, request_id)
 
 
 def score_not_finite(request_id: bytes) -> Answer:
     """The model did answer, with what JSON cannot carry. Never null or a cut number: that would be another answer."""
-    error = "the model's score of this row is infinite, which JSON cannot carry; the traffic log has it"
-    return plain(500, {"error": error}, request_id)
+    return plain(500, {"error": SCORE_NOT_FINITE}, request_id)
 
 
 def failed() -> Answer:

@@ -45,9 +45,17 @@ _BODY = msgspec.json.Decoder(_Body)
 
 def rows_of_json(schema: FeatureSchema, decode: Decode, body: bytes, limit: int) -> list[bytes]:
     """The rows of a body like `SHAPE`, at most `limit`. `decode` is the schema's own. Raises RequestRefused."""
+    parsed = parse(schema, body)
+    if isinstance(parsed, list):
+        return rows_of_objects(decode, parsed, limit)
+    return rows_of_columns(schema, parsed, limit)
+
+
+def parse(schema: FeatureSchema, body: bytes) -> list[msgspec.Raw] | dict[str, list[Any]]:
+    """The row objects, or the columns, of a body like `SHAPE`. Raises RequestRefused."""
     try:
         if body.lstrip()[:1] == b"[":
-            return rows_of_objects(decode, _LIST.decode(body), limit)
+            return _LIST.decode(body)
         parsed = _BODY.decode(body)
     except RecursionError:
         raise BodyMalformed(TOO_DEEP) from None
@@ -58,9 +66,7 @@ def rows_of_json(schema: FeatureSchema, decode: Decode, body: bytes, limit: int)
         raise BodyMalformed(f"the body is not JSON: {malformed}") from None
     if (parsed.rows is None) == (not bytes(parsed.columns)):
         raise BodyMalformed(SHAPE)
-    if parsed.rows is not None:
-        return rows_of_objects(decode, parsed.rows, limit)
-    return rows_of_columns(schema, _columns(schema, bytes(parsed.columns)), limit)
+    return parsed.rows if parsed.rows is not None else _columns(schema, bytes(parsed.columns))
 
 
 def rows_of_objects(decode: Decode, objects: Sequence[msgspec.Raw], limit: int) -> list[bytes]:

@@ -17,10 +17,17 @@ READ_ON = 16  # times the body limit is read and thrown away, so that the sender
 
 
 class Door:
-    def __init__(self, endpoints: Mapping[bytes, Score], *, max_body_bytes: int, on_answer: Callable[[int, int], None]):
+    def __init__(
+        self,
+        endpoints: Mapping[bytes, Score],
+        *,
+        max_body_bytes: int,
+        on_answer: Callable[[int, int], None],
+        max_batch_bytes: int = 0,
+    ):
         self.endpoints = endpoints
         self.max_body_bytes = max_body_bytes
-        self.max_message_bytes = READ_ON * max_body_bytes
+        self.max_message_bytes = max(READ_ON * max_body_bytes, 2 * max_batch_bytes)
         self.on_answer = on_answer  # (status, µs from arrival to the write)
         self.draining = False  # every answer says `connection: close` and means it
 

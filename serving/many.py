@@ -17,7 +17,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from time import perf_counter_ns, time_ns
 
 import msgspec
@@ -28,6 +30,7 @@ from serving.errors import AskerGone, BodyTooLarge, DeadlinePassed, Overloaded, 
 from serving.lanes import Asker, Scored, Scores
 from serving.live import Arm, Snapshot
 from serving.scoring import MAX_UNIT_BYTES, ODD_UNIT, SANE_ID, SHED_CELLS, id_maker
+from serving.settings import Settings
 from serving.traffic import TrafficLog
 
 logger = logging.getLogger("coppice")
@@ -35,6 +38,7 @@ logger = logging.getLogger("coppice")
 SLICE_US = 1000  # what a single request may wait longer for a request of many
 ROW_US = 3.0  # a row's cost besides the model's: log, counters, answer (`python -m serving.bench_many`)
 PARALLEL = 4  # times `max_rows` may be under way at once in a worker
+MOST_BODIES = 16
 ROOM_S = 0.001  # between two looks at a full lane, or at a log that is behind
 STARVED_NS = 1_000_000_000  # the longest wait for room in a lane, and, over the whole request, for the log
 
@@ -57,14 +61,42 @@ class Many(msgspec.Struct, frozen=True):
 class Context:
     """What is a worker's: one for all its requests of many rows. Event-loop thread only."""
 
-    def __init__(self, log: TrafficLog, slot: page.Slot, admission: Admission, max_rows: int) -> None:
+    def __init__(
+        self,
+        log: TrafficLog,
+        slot: page.Slot,
+        admission: Admission,
+        max_rows: int,
+        max_bytes: int,
+        unit_field: str = "",
+    ) -> None:
         self.log = log
         self.cells = slot.cells
         self.admission = admission
         self.max_rows = max_rows
+        self.max_bytes = max_bytes  # of a body
+        self.unit_field = unit_field
+        self.bodies = 0  # that are read, decoded, scored or answered now
+        self.thread = ThreadPoolExecutor(1, "decoding")  # of bodies too large for the loop
         self.turn = asyncio.Lock()  # first come, first served: who has it may use the loop for one slice
         self.under_way: set[_Work] = set()
         self.new_id = id_maker(log.writer + "m")  # a mark that no path of single requests has
+
+    @classmethod
+    def of(cls, settings: Settings, log: TrafficLog, slot: page.Slot, admission: Admission) -> Context:
+        return cls(log, slot, admission, settings.max_rows, settings.max_batch_bytes, settings.unit_field)
+
+    @contextmanager
+    def body(self) -> Iterator[None]:
+        """While one is held in memory. Raises Overloaded where there are many already."""
+        if self.bodies >= MOST_BODIES:
+            self.cells[page.SHED_QUEUE_FULL] += 1
+            raise Overloaded("too many other requests of many rows are under way")
+        self.bodies += 1
+        try:
+            yield
+        finally:
+            self.bodies -= 1
 
     def refuse_if_crowded(self, rows: int) -> None:
         if sum(work.left for work in self.under_way) + rows > PARALLEL * self.max_rows:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from serving.board import Release
 from serving.live import Live, Snapshot
+from serving.many import Context
 from serving.scoring import Score
 
 NOTHING = Release(0, "", {})
@@ -19,9 +20,13 @@ class Served:
     """Belongs to the loop's thread: between two of its callbacks, all models are of one release."""
 
     def __init__(
-        self, scorer_of: Callable[[Live, bool], Score], on_paths: Callable[[Mapping[bytes, Score]], None]
+        self,
+        scorer_of: Callable[[Live, bool], Score],
+        on_paths: Callable[[Mapping[bytes, Score]], None],
+        many: Context,
     ) -> None:
         """`scorer_of`(live, split) makes a path's scoring function; `on_paths` is told the table whenever it changes."""
+        self.many = many
         self.release = NOTHING
         self.models: dict[str, Live] = {}
         self._scorer_of = scorer_of

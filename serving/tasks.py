@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from compile.bundle import Manifest
-from serving.answers import Encode, Spell, binary_encoder, spelled, spelling_encoder
+from serving.answers import Encode, Spell, binary_encoder, binary_openings, spelled, spelling_encoder
 from serving.errors import RoutesRefused
 
 OUTLIER, INLIER = "outlier", "inlier"
@@ -37,6 +37,21 @@ def encoder(manifest: Manifest, *, arm: str, generation: int, fallback_from: str
         negative, positive = manifest.classes
         return binary_encoder(classes=(negative, positive), threshold=manifest.threshold, **marks)
     return spelling_encoder(_SPELLERS[manifest.task](manifest), **marks)
+
+
+def speller(manifest: Manifest) -> Spell:
+    """How a row's scores are spelled in an answer of many rows: as alone, up to the last field that is the row's own."""
+    if manifest.task != "binary":
+        return _SPELLERS[manifest.task](manifest)
+    negative, positive = manifest.classes
+    openings, threshold = binary_openings((negative, positive)), manifest.threshold
+    return lambda score: openings[score <= threshold] % repr(score).encode()
+
+
+def row_schema(manifest: Manifest) -> dict[str, Any]:
+    """The JSON schema of a row's own fields."""
+    properties = _PROPERTIES[manifest.task](manifest)
+    return {"type": "object", "required": list(properties), "properties": properties}
 
 
 def answer_schema(manifest: Manifest, arms: Sequence[str]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from serving.door import Door
 from serving.errors import ServingError
 from serving.flip import Flipper
 from serving.live import Live, Loader
+from serving.many import Context
 from serving.metrics import render
 from serving.protocol import direct
 from serving.readiness import readiness
@@ -46,12 +47,14 @@ logger = logging.getLogger("coppice")
 
 HEARTBEAT_S = 0.2
 GRACE_S = 0.2  # between the last connection accepted and the close, for its first request to arrive
+SWITCH_S = 0.001  # for how long a thread that decodes a large body keeps the interpreter from the loop
 EXIT_OK = 0
 EXIT_CANNOT_SERVE = 3  # the supervisor does not restart what would fail in the same way again
 
 
 def main(settings: Settings, index: int, listener: socket.socket, page_path: Path, alive: int) -> int:
     """Serve until told to stop; the exit status. `alive` is the reading end of the supervisor's pipe."""
+    sys.setswitchinterval(SWITCH_S)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(process)d %(levelname)s %(message)s")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -89,7 +92,9 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
 
 
 def make_door(settings: Settings, slot: page.Slot) -> Door:
-    return Door({}, max_body_bytes=settings.max_body_bytes, on_answer=_counter(slot))
+    return Door(
+        {}, max_body_bytes=settings.max_body_bytes, on_answer=_counter(slot), max_batch_bytes=settings.max_batch_bytes
+    )
 
 
 def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot) -> Served:
@@ -103,7 +108,7 @@ def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot
     def set_paths(paths: Mapping[bytes, Score]) -> None:
         door.endpoints = paths
 
-    return Served(scorer_of, set_paths)
+    return Served(scorer_of, set_paths, Context.of(settings, log, slot, admission))
 
 
 def _counter(slot: page.Slot) -> Callable[[int, int], None]:

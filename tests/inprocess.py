@@ -49,13 +49,13 @@ class Capture(asyncio.Transport):
 class InProcess:
     """Ask `direct` and `asgi`; `close` seals the log, whose rows are then under `traffic`."""
 
-    def __init__(self, store: Path, model: str, folder: Path) -> None:
+    def __init__(self, store: Path, model: str, folder: Path, **knobs: Any) -> None:
         (folder / "pages").mkdir(parents=True)
         self.traffic = folder
         self.loop = asyncio.new_event_loop()
         self.slot = page.Page.create(folder / "pages" / "s.page", 1).slot(0)
         self.log = TrafficLog(folder, server="s", worker=0, slot=self.slot)
-        settings = Settings(store=store, traffic=folder)
+        settings = Settings(store=store, traffic=folder, **knobs)
         try:
             snapshot = Loader(settings, self.log, self.slot, self.loop).load(model)
         except Exception:
@@ -119,9 +119,9 @@ class InProcess:
             "type": "http",
             "http_version": "1.1",
             "method": "GET" if body is None else "POST",
-            "path": path,
+            "path": path.partition("?")[0],
             "raw_path": path.encode(),
-            "query_string": b"",
+            "query_string": path.partition("?")[2].encode(),
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         }
         messages: list[Any] = []

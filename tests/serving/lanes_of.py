@@ -102,7 +102,7 @@ async def lanes_of(
     }
     assert {lane.reason for lane in lanes.values()} == {way}
     live = Live(_with(loaded, lanes))
-    yield Parts(live, Context(log, slot, Admission(0), max_rows), slot, log, lanes)
+    yield Parts(live, Context(log, slot, Admission(0), max_rows, 1 << 20), slot, log, lanes)
     for shadow in loaded.shadows:
         shadow.drain_now()
     for lane in lanes.values():
