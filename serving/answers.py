@@ -20,6 +20,7 @@ from serving.errors import (
     DeadlinePassed,
     FieldRefused,
     LoopLate,
+    NotWritten,
     Overloaded,
     RequestRefused,
 )
@@ -30,6 +31,7 @@ STATUS_OF: dict[type[RequestRefused], int] = {
     BodyTooLarge: 413,
     ContentTypeRefused: 415,
     FieldRefused: 422,
+    NotWritten: 503,
     Overloaded: 503,
     DeadlinePassed: 503,
     LoopLate: 503,

@@ -25,8 +25,10 @@ from serving.answers import Answer, failed, plain
 from serving.batch import add_batch
 from serving.documentation import openapi_of
 from serving.door import Door
+from serving.feedback import add_feedback
 from serving.heads import named_headers
 from serving.live import Arm
+from serving.outcomes import OutcomeLog
 from serving.responses import AnswerResponse, no_model, read_body
 from serving.served import Served
 
@@ -44,7 +46,9 @@ class Health:
     metrics: Callable[[], bytes]
 
 
-def create(served: Served, door: Door, health: Health, admin: Admin | None = None) -> ASGIApp:
+def create(
+    served: Served, door: Door, health: Health, admin: Admin | None = None, outcomes: OutcomeLog | None = None
+) -> ASGIApp:
     """The application of one worker. Every answer is counted and, while draining, says `connection: close`."""
     app = FastAPI(
         title="Coppice",
@@ -58,6 +62,8 @@ def create(served: Served, door: Door, health: Health, admin: Admin | None = Non
     _add_health(app, health)
     _add_models(app, served)
     add_batch(app, served)
+    if outcomes is not None:
+        add_feedback(app, outcomes, served.many)
     if admin is not None:
         add_admin(app, admin)
     _add_errors(app)

@@ -11,6 +11,7 @@
         ├── BodyTooLarge          longer than the limit
         ├── ContentTypeRefused    a body of another kind
         ├── FieldRefused          one named field is missing, of the wrong type or out of range
+        ├── NotWritten            outcomes that are not on disk: to be sent again
         └── Overloaded            the lane's queue is full
             ├── DeadlinePassed    the answer would come, or came, too late for its asker
             ├── LoopLate          the worker is behind
@@ -81,6 +82,10 @@ class ContentTypeRefused(RequestRefused):
 
 
 class FieldRefused(RequestRefused):
+    pass
+
+
+class NotWritten(RequestRefused):
     pass
 
 

@@ -36,6 +36,7 @@ from serving.flip import Flipper
 from serving.live import Live, Loader
 from serving.many import Context
 from serving.metrics import render
+from serving.outcomes import OutcomeLog
 from serving.protocol import direct
 from serving.readiness import readiness
 from serving.scoring import Score, scorer
@@ -75,7 +76,8 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     flipper = Flipper(shared.board, slot, Loader(settings, log, slot, loop), served)
     await flipper.first()
     health = Health(ready=lambda: readiness(shared), metrics=lambda: render(shared))
-    server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot)), door))
+    outcomes = OutcomeLog(settings.traffic / "outcomes", server=page_path.stem, worker=index, slot=slot, loop=loop)
+    server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot), outcomes), door))
     gc.collect()
     gc.freeze()  # what is loaded now lives as long as the process: no collection need look at it again
 
@@ -87,6 +89,7 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     await server.serve(sockets=[listener])
     for task in tasks:
         task.cancel()
+    outcomes.close(settings.stop_timeout_s)
     _finish(settings, served, log, slot)
     return EXIT_OK
 
