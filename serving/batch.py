@@ -88,7 +88,7 @@ def _endpoint(served: Served) -> Callable[[Request], Awaitable[Response]]:
         request_id, unit, content_type, timeout = named_headers(request.headers.raw)[:4]
         request_id = sane_id(context, request_id, time_ns() // 1000)
         try:
-            with context.body():
+            with context.body(request.headers.get("content-length")):
                 answer = await _answer(context, now, request, request_id, unit, content_type, timeout, arrived)
         except RequestRefused as refused:
             answer = refusal(refused, request_id)

@@ -27,7 +27,8 @@ class Door:
     ):
         self.endpoints = endpoints
         self.max_body_bytes = max_body_bytes
-        self.max_message_bytes = max(READ_ON * max_body_bytes, 2 * max_batch_bytes)
+        self.max_message_bytes = READ_ON * max_body_bytes
+        self.max_other_bytes = max(self.max_message_bytes, 2 * max_batch_bytes)  # of what the application answers
         self.on_answer = on_answer  # (status, µs from arrival to the write)
         self.draining = False  # every answer says `connection: close` and means it
 

@@ -52,19 +52,17 @@ def add_feedback(app: FastAPI, outcomes: OutcomeLog, context: Context) -> None:
     @app.post("/feedback", tags=["outcomes"], summary="Tell what became of scored rows", openapi_extra=DOCUMENTED)
     async def feedback(request: Request) -> Response:
         try:
-            with context.body():
+            with context.body(request.headers.get("content-length")):
                 body, received = await read_body(request, context.max_bytes)
                 if received > context.max_bytes:
                     raise BodyTooLarge.over(context.max_bytes)
-                content_type = request.headers.get("content-type", "").encode("latin-1")
+                kind, limit = request.headers.get("content-type", "").encode("latin-1"), context.max_rows
                 if len(body) <= LOOP_BYTES:
-                    given = read_feedback(content_type, body, context.max_rows)
+                    given = read_feedback(kind, body, limit)
                 else:
                     loop = asyncio.get_running_loop()
-                    given = await loop.run_in_executor(
-                        context.thread, read_feedback, content_type, body, context.max_rows
-                    )
-                await outcomes.write(given)
+                    given = await loop.run_in_executor(context.thread, read_feedback, kind, body, limit)
+            await outcomes.write(given)
         except RequestRefused as refused:
             return AnswerResponse(refusal(refused, b""))
         return AnswerResponse(plain(202, {"written": len(given)}))

@@ -38,7 +38,7 @@ logger = logging.getLogger("coppice")
 SLICE_US = 1000  # what a single request may wait longer for a request of many
 ROW_US = 3.0  # a row's cost besides the model's: log, counters, answer (`python -m serving.bench_many`)
 PARALLEL = 4  # times `max_rows` may be under way at once in a worker
-MOST_BODIES = 16
+MOST_HELD = 16  # bodies of the largest size, in a worker
 ROOM_S = 0.001  # between two looks at a full lane, or at a log that is behind
 STARVED_NS = 1_000_000_000  # the longest wait for room in a lane, and, over the whole request, for the log
 
@@ -76,7 +76,7 @@ class Context:
         self.max_rows = max_rows
         self.max_bytes = max_bytes  # of a body
         self.unit_field = unit_field
-        self.bodies = 0  # that are read, decoded, scored or answered now
+        self.held = 0  # bytes of the bodies that are read, decoded, scored or answered now
         self.thread = ThreadPoolExecutor(1, "decoding")  # of bodies too large for the loop
         self.turn = asyncio.Lock()  # first come, first served: who has it may use the loop for one slice
         self.under_way: set[_Work] = set()
@@ -87,16 +87,17 @@ class Context:
         return cls(log, slot, admission, settings.max_rows, settings.max_batch_bytes, settings.unit_field)
 
     @contextmanager
-    def body(self) -> Iterator[None]:
-        """While one is held in memory. Raises Overloaded where there are many already."""
-        if self.bodies >= MOST_BODIES:
+    def body(self, length: str | None) -> Iterator[None]:
+        """While a body is held in memory, of that content-length or, if None, of any. Raises Overloaded where too much is."""
+        size = min(self.max_bytes, int(length)) if length and length.isdecimal() else self.max_bytes
+        if self.held + size > MOST_HELD * self.max_bytes:
             self.cells[page.SHED_QUEUE_FULL] += 1
             raise Overloaded("too many other requests of many rows are under way")
-        self.bodies += 1
+        self.held += size
         try:
             yield
         finally:
-            self.bodies -= 1
+            self.held -= size
 
     def refuse_if_crowded(self, rows: int) -> None:
         if sum(work.left for work in self.under_way) + rows > PARALLEL * self.max_rows:

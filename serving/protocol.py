@@ -314,7 +314,9 @@ class _Direct(HttpToolsProtocol):
         self._message_bytes = 0 if began else self._message_bytes + read_bytes
         if self._part == HEAD and self._message_bytes > MAX_HEAD_BYTES:
             self._refuse(431, LONG_HEAD)
-        elif self._part and self._message_bytes > self._door.max_message_bytes:
+        elif self._part and self._message_bytes > (
+            self._door.max_other_bytes if self._endpoint is None else self._door.max_message_bytes
+        ):
             self.transport.abort()
 
     def _refuse_long_head(self) -> bool:

@@ -63,7 +63,7 @@ class InProcess:
             self.loop.close()
             raise
         self._door = make_door(settings, self.slot)
-        served = self.loop.run_until_complete(self._served(settings))
+        self.served = served = self.loop.run_until_complete(self._served(settings))
         served.flip(Release(1, model, {model: 1}), {model: snapshot})
         self.live = served.models[model]
         self._app = create(served, self._door, Health(ready=lambda: (True, {}), metrics=lambda: b""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
@@ -21,6 +22,7 @@ from running import Running
 from test_tables import ARROW, PARQUET, parquet, stream, text, with_dictionaries
 
 from serving import page
+from serving.lanes import Cost
 from training.features import decode_matrix
 
 ROWS = mixed_rows(60, 8)
@@ -123,6 +125,33 @@ def limited(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Any:
     )
     yield made
     made.close()
+
+
+def test_what_can_not_be_done_in_time_is_a_503(limited: InProcess) -> None:
+    sent = {"content-type": "application/json", "x-request-timeout-ms": "1"}
+    status, headers, told = limited.asgi("/predict/batch", json.dumps({"rows": [*OBJECTS[:2], {}]}).encode(), sent)
+    assert status == 422, told  # what is wrong with it is told first
+    lane = limited.live.snapshot.champion.lane
+    lane.cost, measured = Cost(1e6, 0.0), lane.cost
+    status, headers, told = limited.asgi("/predict/batch", json.dumps(OBJECTS[:5]).encode(), sent)
+    lane.cost = measured
+    assert (status, (b"retry-after", b"1") in headers) == (503, True)
+    assert "deadline" in json.loads(told)["error"]
+    sent["x-request-timeout-ms"] = "soon"
+    assert limited.asgi("/predict/batch", json.dumps(OBJECTS[:5]).encode(), sent)[0] == 400
+
+
+def test_no_more_bodies_are_held_than_sixteen_of_the_largest(release: Release, tmp_path: Path) -> None:
+    asked = InProcess(release.store, "mixed", tmp_path / "traffic")
+    context = asked.served.many
+    with contextlib.ExitStack() as held:
+        for _ in range(16):
+            held.enter_context(context.body(None))
+        status, headers, _ = asked.asgi("/predict/batch", b"[]", {"content-length": "2"})
+        assert (status, (b"retry-after", b"1") in headers) == (503, True)
+    assert asked.asgi("/predict/batch", b"[]", {})[0] == 200
+    assert context.held == 0
+    asked.close()
 
 
 def test_a_row_that_fails_fails_in_its_place(release: Release, tmp_path: Path) -> None:
