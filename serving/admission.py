@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import re
+from collections.abc import Iterable
 from time import perf_counter_ns
 
 from serving.errors import DeadlinePassed, LoopLate, RequestRefused
@@ -38,16 +39,22 @@ class Admission:
 
     def admit(self, timeout: bytes, arrived: int, lane: Lane) -> int:
         """The deadline by perf_counter_ns, 0 for none. Raises RequestRefused for a malformed timeout, else Overloaded."""
+        return self.admit_many(timeout, arrived, ((lane, 1),), 0.0)
+
+    def admit_many(self, timeout: bytes, arrived: int, wanted: Iterable[tuple[Lane, int]], besides_us: float) -> int:
+        """`admit`, of a request that wants so many rows of each lane, one lane after the other, and `besides_us` more."""
         budget_ns = self._budget(timeout)
         now = perf_counter_ns()
         lag_ns = max(self.lag_ns, now - self._due)  # a probe that is due and did not run tells as much
         if lag_ns > min(budget_ns or MAX_LAG_NS, MAX_LAG_NS):
             raise LoopLate("the server is behind; this request would be answered too late")
-        lane.refuse_if_full()
+        for lane, rows in wanted:
+            lane.refuse_if_full()
+            besides_us += lane.wait_us(rows)
         if not budget_ns:
             return 0
         expires = arrived + budget_ns
-        if now + 1000 * lane.wait_us() > expires:
+        if now + 1000 * besides_us > expires:
             raise DeadlinePassed("this request can't be answered by its deadline")
         return expires
 

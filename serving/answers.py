@@ -6,34 +6,40 @@ write the same one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from serving.errors import (
+    AskerGone,
     BodyMalformed,
     BodyTooLarge,
     ContentTypeRefused,
     DeadlinePassed,
     FieldRefused,
     LoopLate,
+    NotWritten,
     Overloaded,
     RequestRefused,
 )
 
 STATUS_OF: dict[type[RequestRefused], int] = {
+    AskerGone: 503,
     BodyMalformed: 400,
     BodyTooLarge: 413,
     ContentTypeRefused: 415,
     FieldRefused: 422,
+    NotWritten: 503,
     Overloaded: 503,
     DeadlinePassed: 503,
     LoopLate: 503,
     RequestRefused: 400,
 }
 RETRY_AFTER_S = 1
+MODEL_FAILED = "the model could not score this row; the server's log has the cause"
+SCORE_NOT_FINITE = "the model's score of this row is infinite, which JSON cannot carry; the traffic log has it"
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -54,30 +60,38 @@ Spell = Callable[[Any], bytes]
 """A row's finite scores -> the beginning of a JSON object, `{` to its last own field."""
 
 
+Choice = Literal["only", "above", "below"]
+"""Which body is the answer: the only one; or the second, if the score is above or below the threshold."""
+
+
 class Wording(NamedTuple):
     """The answers of a model of one output, as templates: all that does not vary by request is laid out here, once."""
 
     head: bytes  # of the body's length, the id, and parse, queue and score ms
     bodies: tuple[bytes, ...]  # each of the score and the id
-    choice: Literal[
-        "only", "above", "below"
-    ]  # the only body; or the second, if the score is above or below the threshold
+    choice: Choice
     threshold: float
 
 
-def wording(
-    openings: tuple[bytes, ...],
-    choice: Literal["only", "above", "below"] = "only",
-    threshold: float = 0.0,
-    *,
-    version: str,
-    arm: str,
-    generation: int,
-    fallback_from: str = "",
-) -> Wording:
-    """`openings`: what stands before the score, in each body."""
+class Openings(NamedTuple):
+    """What begins the answer of a model of one output, up to and with the place of its score."""
+
+    bodies: tuple[bytes, ...]
+    choice: Choice = "only"
+    threshold: float = 0.0
+
+    @classmethod
+    def of(cls, texts: Sequence[bytes], choice: Choice = "only", threshold: float = 0.0) -> Openings:
+        return cls(tuple(_escaped(text) + b"%b" for text in texts), choice, threshold)
+
+    def spell(self, score: float) -> bytes:
+        second = score > self.threshold if self.choice == "above" else score < self.threshold
+        return self.bodies[self.choice != "only" and second] % repr(score).encode()
+
+
+def wording(openings: Openings, *, version: str, arm: str, generation: int, fallback_from: str = "") -> Wording:
     head, tail = _layout(version, arm, generation, fallback_from)
-    return Wording(head, tuple(_escaped(opening) + b"%b" + tail for opening in openings), choice, threshold)
+    return Wording(head, tuple(body + tail for body in openings.bodies), openings.choice, openings.threshold)
 
 
 def worded_encoder(words: Wording) -> Encode:
@@ -129,20 +143,21 @@ def _layout(version: str, arm: str, generation: int, fallback_from: str) -> tupl
 
 def refusal(refused: RequestRefused, request_id: bytes) -> Answer:
     """What the sender of a refused request is told."""
-    body: dict[str, str] = {"error": refused.message}
+    body: dict[str, str | int] = {"error": refused.message}
     if refused.field is not None:
         body["field"] = refused.field
+    if refused.row is not None:
+        body["row"] = refused.row
     return plain(STATUS_OF[type(refused)], body, request_id)
 
 
 def model_failed(request_id: bytes) -> Answer:
-    return plain(500, {"error": "the model could not score this row; the server's log has the cause"}, request_id)
+    return plain(500, {"error": MODEL_FAILED}, request_id)
 
 
 def score_not_finite(request_id: bytes) -> Answer:
     """The model did answer, with what JSON cannot carry. Never null or a cut number: that would be another answer."""
-    error = "the model's score of this row is infinite, which JSON cannot carry; the traffic log has it"
-    return plain(500, {"error": error}, request_id)
+    return plain(500, {"error": SCORE_NOT_FINITE}, request_id)
 
 
 def failed() -> Answer:

@@ -22,10 +22,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.admin import Admin, add_admin
 from serving.answers import Answer, failed, plain
+from serving.batch import add_batch
 from serving.documentation import openapi_of
 from serving.door import Door
+from serving.feedback import add_feedback
 from serving.heads import named_headers
 from serving.live import Arm
+from serving.outcomes import OutcomeLog
+from serving.responses import AnswerResponse, no_model, read_body
 from serving.served import Served
 
 logger = logging.getLogger("coppice")
@@ -42,7 +46,9 @@ class Health:
     metrics: Callable[[], bytes]
 
 
-def create(served: Served, door: Door, health: Health, admin: Admin | None = None) -> ASGIApp:
+def create(
+    served: Served, door: Door, health: Health, admin: Admin | None = None, outcomes: OutcomeLog | None = None
+) -> ASGIApp:
     """The application of one worker. Every answer is counted and, while draining, says `connection: close`."""
     app = FastAPI(
         title="Coppice",
@@ -55,19 +61,14 @@ def create(served: Served, door: Door, health: Health, admin: Admin | None = Non
         app.add_api_route(path, _twin(path, door), methods=["POST"], name=path.strip("/"))
     _add_health(app, health)
     _add_models(app, served)
+    add_batch(app, served)
+    if outcomes is not None:
+        add_feedback(app, outcomes, served.many)
     if admin is not None:
         add_admin(app, admin)
     _add_errors(app)
     app.openapi = lambda: openapi_of(app, served)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return Counted(app, door)
-
-
-class AnswerResponse(Response):
-    """Writes an Answer's own header lines, in their order."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(content=answer.body, status_code=answer.status)
-        self.raw_headers = answer.header_pairs()
 
 
 class Counted:
@@ -99,9 +100,9 @@ def _twin(path: str, door: Door) -> Callable[[Request], Awaitable[Response]]:
         arrived = perf_counter_ns()
         score = door.endpoints.get(path.format(**request.path_params).encode())
         if score is None:
-            raise HTTPException(404, _no_model(request.path_params.get("model", "")))
+            raise HTTPException(404, no_model(request.path_params.get("model", "")))
         named = named_headers(request.headers.raw)
-        body, received = await _read(request, door.max_body_bytes)
+        body, received = await read_body(request, door.max_body_bytes)
         reply = _Reply()
         answer = door.answer(score, body, received, named, arrived, reply)
         return AnswerResponse(answer or await reply.of(request))
@@ -128,17 +129,6 @@ class _Reply:
         return self._answered.result() if self._answered.done() else failed()
 
 
-async def _read(request: Request, limit: int) -> tuple[bytes, int]:
-    """The body, and its length; no more than the limit of it is kept or, if it is longer, waited for."""
-    chunks, received = [], 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limit:
-            break
-        chunks.append(chunk)
-    return b"".join(chunks), received
-
-
 def _add_health(app: FastAPI, health: Health) -> None:
     @app.get("/healthz", tags=["health"], summary="The process is alive")
     async def healthz() -> Response:
@@ -154,12 +144,6 @@ def _add_health(app: FastAPI, health: Health) -> None:
         return Response(health.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _no_model(name: str) -> str:
-    """`name` empty: none was named, and there is no default."""
-    which = f"no model {name!r} is served here" if name else "several models are served here and none is the default"
-    return f"{which}; GET /v1/models lists them"
-
-
 def _add_models(app: FastAPI, served: Served) -> None:
     @app.get("/v1/models", tags=["models"], summary="The models served here")
     async def models() -> Response:
@@ -168,7 +152,7 @@ def _add_models(app: FastAPI, served: Served) -> None:
     @app.get("/v1/models/{model}", tags=["models"], summary="What serves, and what it accepts")
     async def model(model: str) -> Response:
         if model not in served.models:
-            raise HTTPException(404, _no_model(model))
+            raise HTTPException(404, no_model(model))
         now = served.models[model].snapshot
         champion = now.champion.manifest
         body = {

@@ -34,7 +34,7 @@ def decoder(schema: FeatureSchema) -> Decode:
     decode_body = msgspec.json.Decoder(_row_type(schema)).decode
     values_of = msgspec.structs.astuple
     pack = struct.Struct(f"={schema.width}d").pack
-    codes = [(i, _codes(feature)) for i, feature in enumerate(schema.features) if feature.kind == "category"]
+    codes = [(i, codes_of(feature)) for i, feature in enumerate(schema.features) if feature.kind == "category"]
     ranges = [(i, *_range(f)) for i, f in enumerate(schema.features) if f.low is not None or f.high is not None]
     filled = _filler([fill_of(feature) for feature in schema.features])
 
@@ -126,7 +126,8 @@ def _json_type(feature: Feature) -> Any:
     return of_kind[feature.kind] if feature.missing == "refuse" else of_kind[feature.kind] | None
 
 
-def _codes(feature: Feature) -> dict[str | None, float]:
+def codes_of(feature: Feature) -> dict[str | None, float]:
+    """What each category, and null, becomes. KeyError: it is refused."""
     known: dict[str | None, float] = {name: float(code) for code, name in enumerate(feature.categories)}
     if feature.missing != "refuse":
         known[None] = fill_of(feature)

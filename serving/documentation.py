@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from serving.batch_documentation import describe_batch
 from serving.live import Snapshot
 from serving.served import Served
 from serving.tasks import answer_schema
@@ -33,7 +34,7 @@ def openapi_of(app: FastAPI, served: Served) -> dict[str, Any]:
     document = get_openapi(title=app.title, version="1", summary=app.summary, routes=app.routes)
     paths: dict[str, Any] = {}
     for path, operations in document["paths"].items():
-        if not path.endswith(("/predict", "/predict/ab")):
+        if not path.endswith(("/predict", "/predict/ab", "/predict/batch")):
             paths[path] = operations
         elif "{model}" in path:
             for name, live in sorted(served.models.items()):
@@ -47,7 +48,10 @@ def openapi_of(app: FastAPI, served: Served) -> dict[str, Any]:
 
 def _described(operation: dict[str, Any], path: str, now: Snapshot, model: str) -> dict[str, Any]:
     operation = dict(operation)
-    _describe(operation, path, now)
+    if path.endswith("/batch"):
+        describe_batch(operation, now, _body(now), ERROR)
+    else:
+        _describe(operation, path, now)
     if model:
         operation["summary"] += f" of {model}"
         operation["operationId"] = f"{operation['operationId']}_{model}"

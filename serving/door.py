@@ -18,10 +18,18 @@ READ_ON = 16  # times the body limit is read and thrown away, so that the sender
 
 
 class Door:
-    def __init__(self, endpoints: Mapping[bytes, Score], *, max_body_bytes: int, on_answer: Callable[[int, int], None]):
+    def __init__(
+        self,
+        endpoints: Mapping[bytes, Score],
+        *,
+        max_body_bytes: int,
+        on_answer: Callable[[int, int], None],
+        max_batch_bytes: int = 0,
+    ):
         self.endpoints = endpoints
         self.max_body_bytes = max_body_bytes
         self.max_message_bytes = READ_ON * max_body_bytes
+        self.max_other_bytes = max(self.max_message_bytes, 2 * max_batch_bytes)  # of what the application answers
         self.on_answer = on_answer  # (status, µs from arrival to the write)
         self.quick: Quick | None = None  # answers what it can before any of this is asked
         self.draining = False  # every answer says `connection: close` and means it

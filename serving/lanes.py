@@ -15,9 +15,10 @@ really takes corrects the measured cost as it goes. All methods belong to the ev
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter_ns
 from typing import Any, Literal, NamedTuple, Protocol
@@ -27,6 +28,8 @@ import numpy.typing as npt
 
 from compile.runtime import native_call
 from serving.errors import Overloaded
+
+logger = logging.getLogger("coppice")
 
 Matrix = npt.NDArray[np.float64]
 Reason = Literal["inline", "tick", "busy"]
@@ -151,11 +154,21 @@ class Lane:
         """Rows waiting."""
         return len(self._waiting)
 
-    def wait_us(self) -> float:
-        """When a row that came now would be scored, in µs from now, by the cost as it is of late."""
-        ahead = len(self._waiting) + self._running + 1
+    @property
+    def room(self) -> int:
+        """Rows that a request of many may add now: it leaves half of the queue to requests of one."""
+        return min(self._max_batch_rows, max(1, self._max_queue_rows // 2) - len(self._waiting))
+
+    def wait_us(self, rows: int = 1) -> float:
+        """When the last of `rows` that came now would be scored, in µs from now, by the cost as it is of late."""
+        ahead = len(self._waiting) + self._running + rows
         calls = -(-ahead // self._max_batch_rows)
         return self._pace * (calls * self.cost.fixed_us + ahead * self.cost.row_us)
+
+    def rows_within(self, us: float) -> int:
+        """How many rows one call scores in `us`; at least 1, and no more than a call may have."""
+        each = max(self.cost.row_us, 0.01) * self._pace
+        return max(1, min(self._max_batch_rows, int((us - self.cost.fixed_us * self._pace) / each)))
 
     def refuse_if_full(self) -> None:
         if len(self._waiting) >= self._max_queue_rows:
@@ -171,6 +184,16 @@ class Lane:
             self._flushing = True
             self._loop.call_soon(self._flush if self.reason == "tick" else self._start_batch)
 
+    def score_part(self, rows: Sequence[bytes], queue_us: int) -> tuple[list[Scores], int]:
+        """The scores of at most `max_batch_rows` rows, which waited `queue_us`, and the µs they took: one call, made at
+        once on the loop. Not of a busy lane, whose buffers are its thread's."""
+        assert self.reason != "busy"
+        scores, us = self._score(rows)
+        assert len(scores) == len(rows), "every row has its score"
+        self._tally(self.reason, len(rows), queue_us)
+        self._learn(len(rows), us)
+        return scores, us
+
     def close(self) -> None:
         """No more rows will come; returns when the thread has finished the call it is in."""
         if self._thread is not None:
@@ -182,7 +205,7 @@ class Lane:
             batch, unscored = self._take()
             if batch:
                 started = perf_counter_ns()
-                self._deliver(batch, started, *self._score(batch))
+                self._deliver(batch, started, *self._score(_rows_of(batch)))
             _leave(unscored)
 
     def _start_batch(self) -> None:
@@ -196,7 +219,7 @@ class Lane:
     def _hand_over(self, batch: list[Waiting]) -> None:
         assert self._thread is not None
         started = perf_counter_ns()
-        future = self._loop.run_in_executor(self._thread, self._score, batch)
+        future = self._loop.run_in_executor(self._thread, self._score, _rows_of(batch))
         future.add_done_callback(lambda done: self._finish_batch(batch, started, *done.result()))
 
     def _finish_batch(self, batch: list[Waiting], started: int, scores: list[Scores], us: int) -> None:
@@ -218,16 +241,17 @@ class Lane:
         del self._waiting[:taken]
         return batch, unscored
 
-    def _score(self, batch: list[Waiting]) -> tuple[list[Scores], int]:
+    def _score(self, rows: Sequence[bytes]) -> tuple[list[Scores], int]:
         """The scores and the µs they took. Only one thread is ever in here: the lane's own, or the loop's."""
         began = perf_counter_ns()
-        count = len(batch)
-        self._row_view[: count * self._row_bytes] = b"".join([waiting.row for waiting in batch])
+        count = len(rows)
+        self._row_view[: count * self._row_bytes] = b"".join(rows)
         try:
             self._run(count)
             scores = self._read(count)
         except Exception:  # fan-out: one bad row must not harm its neighbours
-            scores = [self._score_alone(waiting.row) for waiting in batch]
+            logger.exception("a call of %d rows failed; each is scored alone", count)
+            scores = [self._score_alone(row) for row in rows]
         return scores, (perf_counter_ns() - began) // 1000
 
     def _score_alone(self, row: bytes) -> Scores:
@@ -249,6 +273,10 @@ class Lane:
         expected = self.cost.fixed_us + rows * self.cost.row_us
         if expected > 0:
             self._pace += 0.1 * (min(max(us / expected, 0.1), 100.0) - self._pace)
+
+
+def _rows_of(batch: list[Waiting]) -> list[bytes]:
+    return [waiting.row for waiting in batch]
 
 
 def _leave(unscored: list[Waiting]) -> None:

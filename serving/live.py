@@ -74,9 +74,9 @@ class Snapshot:
     decode: Decode
     quick: QuickRows | None  # its schema for C, where C takes it
 
-    def offer_to_shadows(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes) -> None:
+    def offer_to_shadows(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes, place: int = 0) -> None:
         for shadow in self.shadows:
-            shadow.offer(ts_us, request_id, unit, row)
+            shadow.offer(ts_us, request_id, unit, row, place)
 
     def close(self) -> None:
         """Waits for the lanes' threads; for a snapshot that no request holds any more."""
@@ -121,9 +121,9 @@ class ShadowLane:
         self._finite = finite
         self._cells = slot.cells
         self._loop = loop
-        self._waiting: list[tuple[int, bytes, bytes, bytes]] = []
+        self._waiting: list[tuple[int, bytes, bytes, bytes, int]] = []
 
-    def offer(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes) -> None:
+    def offer(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes, place: int = 0) -> None:
         if self._sample < 1 and random.random() >= self._sample:
             return
         if len(self._waiting) + self.lane.depth >= self.LIMIT:
@@ -131,7 +131,7 @@ class ShadowLane:
             return
         if not self._waiting:
             self._loop.call_later(self.HOLD_S, self._drain)
-        self._waiting.append((ts_us, request_id, unit, row))
+        self._waiting.append((ts_us, request_id, unit, row, place))
 
     def drain_now(self) -> None:
         while self._waiting:
@@ -140,17 +140,17 @@ class ShadowLane:
     def _drain(self) -> None:
         rows = self._waiting[: self.SLICE]
         del self._waiting[: self.SLICE]
-        for ts_us, request_id, unit, row in rows:
-            self._score(ts_us, request_id, unit, row)
+        for waiting in rows:
+            self._score(*waiting)
         if self._waiting:
             self._loop.call_soon(self._drain)
 
-    def _score(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes) -> None:
+    def _score(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes, place: int) -> None:
         def done(scored: Scored | None) -> None:
             assert scored is not None, "a shadow row has no deadline and no asker"
             value, queue_us, score_us, rows = scored
             status = 200 if self._finite(value) else 500
-            self._put(self._tag, ts_us, request_id, 0, unit, row, value, status, 0, queue_us, score_us, rows)
+            self._put(self._tag, ts_us, request_id, place, unit, row, value, status, 0, queue_us, score_us, rows)
 
         self.lane.submit(row, done)
 

@@ -37,6 +37,12 @@ PLAIN = {
     "coppice_traffic_blocks": ("blocks written to a segment", page.BLOCKS),
     "coppice_traffic_bytes": ("bytes written to segments", page.BYTES),
     "coppice_traffic_fsyncs": ("fsyncs of segments", page.FSYNCS),
+    "coppice_outcomes_received": ("outcomes that came in order", page.OUTCOMES_RECEIVED),
+    "coppice_outcomes_written": ("outcomes on disk, and acknowledged", page.OUTCOMES_WRITTEN),
+    "coppice_outcomes_refused": (
+        "outcomes that could not be written, and were not acknowledged",
+        page.OUTCOMES_REFUSED,
+    ),
     "coppice_worker_starts": ("worker processes started", page.STARTS),
 }
 

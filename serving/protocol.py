@@ -70,9 +70,7 @@ class _Direct(HttpToolsProtocol):
         self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
 
     def data_received(self, data: bytes) -> None:
-        if self._part == NONE and not self._careful and self._answer_quickly(data):
-            return
-        if self._ended:
+        if self._ended or (self._part == NONE and not self._careful and self._answer_quickly(data)):
             return
         last = self._arrived
         if len(data) > MAX_HEAD_BYTES:
@@ -331,7 +329,9 @@ class _Direct(HttpToolsProtocol):
         self._message_bytes = 0 if began else self._message_bytes + read_bytes
         if self._part == HEAD and self._message_bytes > MAX_HEAD_BYTES:
             self._refuse(431, LONG_HEAD)
-        elif self._part and self._message_bytes > self._door.max_message_bytes:
+        elif self._part and self._message_bytes > (
+            self._door.max_other_bytes if self._endpoint is None else self._door.max_message_bytes
+        ):
             self.transport.abort()
 
     def _refuse_long_head(self) -> bool:

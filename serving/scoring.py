@@ -14,7 +14,7 @@ import msgspec
 from serving import page
 from serving.admission import Admission
 from serving.answers import Answer, model_failed, refusal, score_not_finite
-from serving.errors import DeadlinePassed, LoopLate, Overloaded, RequestRefused
+from serving.errors import AskerGone, DeadlinePassed, LoopLate, Overloaded, RequestRefused
 from serving.lanes import Scored, Scores
 from serving.live import Arm, Live, Snapshot
 from serving.traffic import TrafficLog
@@ -23,6 +23,7 @@ logger = logging.getLogger("coppice")
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 MAX_UNIT_BYTES = 256
+ODD_UNIT = f"x-unit: must be ASCII and at most {MAX_UNIT_BYTES} bytes"
 
 
 class Reply(Protocol):
@@ -57,6 +58,7 @@ SHED_CELLS: dict[type[RequestRefused], int] = {
     Overloaded: page.SHED_QUEUE_FULL,
     DeadlinePassed: page.SHED_DEADLINE,
     LoopLate: page.SHED_LOOP_LAG,
+    AskerGone: page.SHED_GONE,
 }
 
 
@@ -83,7 +85,7 @@ def scorer(
                 if unit_field:
                     unit = unit_of(now, body)
             elif len(unit) > MAX_UNIT_BYTES or not unit.isascii():
-                raise RequestRefused(f"x-unit: must be ASCII and at most {MAX_UNIT_BYTES} bytes")
+                raise RequestRefused(ODD_UNIT)
             arm = now.points[now.point_of(unit or request_id)] if split else now.champion
             if timeout or admission.strict or not arm.inline:
                 expires = admission.admit(timeout, arrived, arm.lane)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from serving.board import Release
 from serving.live import Live, Snapshot
+from serving.many import Context
 from serving.scoring import Score
 
 NOTHING = Release(0, "", {})
@@ -23,10 +24,12 @@ class Served:
         scorer_of: Callable[[Live, bool], Score],
         on_paths: Callable[[Mapping[bytes, Score]], None],
         on_flip: Callable[[Mapping[bytes, tuple[Snapshot, bool]]], None],
+        many: Context,
     ) -> None:
         """`scorer_of`(live, split) makes a path's scoring function; `on_paths` is told the table whenever it changes;
         `on_flip`, at each flip, what each path answers from and whether the split decides.
         """
+        self.many = many
         self.release = NOTHING
         self.models: dict[str, Live] = {}
         self._scorer_of = scorer_of

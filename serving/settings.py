@@ -53,6 +53,12 @@ class Settings(BaseModel):
         default="", description="body field that names the experiment's unit; empty: `x-unit`, then the id"
     )
     max_body_bytes: int = Field(default=1 << 20, ge=64, description="longest request body, in bytes; longer is a 413")
+    max_batch_bytes: int = Field(
+        default=16 << 20,
+        ge=64,
+        description="longest body of `/predict/batch` and `/feedback`, in bytes; longer is a 413",
+    )
+    max_rows: int = Field(default=10_000, ge=1, description="most rows that one request may have; more is a 413")
     max_batch_rows: int = Field(default=64, ge=1, le=4096, description="most rows that one call of the model scores")
     max_queue_rows: int = Field(default=1024, ge=1, description="rows that may wait in a lane; the next is a 503")
     deadline_ms: int = Field(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from compile.bundle import Manifest
-from serving.answers import Encode, Spell, Wording, spelled, spelling_encoder, worded_encoder, wording
+from serving.answers import Encode, Openings, Spell, Wording, spelled, spelling_encoder, worded_encoder, wording
 from serving.errors import RoutesRefused
 
 OUTLIER, INLIER = "outlier", "inlier"
@@ -39,15 +39,20 @@ def encoder(manifest: Manifest, *, arm: str, generation: int, fallback_from: str
 def wording_of(manifest: Manifest, **marks: Any) -> Wording | None:
     """The templates of the arm's answers, where its model has one output; `marks` as `wording` takes them."""
     _refuse_unfit(marks["arm"], manifest)
-    if manifest.task == "binary":
-        openings = tuple(b'{"prediction":%b,"probability":' % spelled(label) for label in manifest.classes)
-        return wording(openings, "above", manifest.threshold, **marks)
-    if manifest.task == "outlier":
-        openings = tuple(b'{"prediction":%b,"score":' % spelled(word) for word in (INLIER, OUTLIER))
-        return wording(openings, "below", **marks)
-    if manifest.task in ("regression", "ranking") and len(manifest.outputs) == 1:
-        return wording((b'{"prediction":',), **marks)
-    return None
+    openings = _openings(manifest)
+    return None if openings is None else wording(openings, **marks)
+
+
+def speller(manifest: Manifest) -> Spell:
+    """How a row's scores are spelled in an answer of many rows: as alone, up to the last field that is the row's own."""
+    openings = _openings(manifest)
+    return _SPELLERS[manifest.task](manifest) if openings is None else openings.spell
+
+
+def row_schema(manifest: Manifest) -> dict[str, Any]:
+    """The JSON schema of a row's own fields."""
+    properties = _PROPERTIES[manifest.task](manifest)
+    return {"type": "object", "required": list(properties), "properties": properties}
 
 
 def answer_schema(manifest: Manifest, arms: Sequence[str]) -> dict[str, Any]:
@@ -83,6 +88,17 @@ def _refuse_unfit(arm: str, manifest: Manifest) -> None:
     for names in (manifest.outputs, manifest.classes):
         if len(set(names)) != len(names):
             raise RoutesRefused(f"{arm}: two outputs or classes of the model have one name")
+
+
+def _openings(manifest: Manifest) -> Openings | None:
+    if manifest.task == "binary":
+        texts = [b'{"prediction":%b,"probability":' % spelled(label) for label in manifest.classes]
+        return Openings.of(texts, "above", manifest.threshold)
+    if manifest.task == "outlier":
+        return Openings.of([b'{"prediction":%b,"score":' % spelled(word) for word in (INLIER, OUTLIER)], "below")
+    if manifest.task in ("regression", "ranking") and len(manifest.outputs) == 1:
+        return Openings.of([b'{"prediction":'])
+    return None
 
 
 def _multiclass(manifest: Manifest) -> Spell:

@@ -139,6 +139,11 @@ class TrafficLog:
             self._next_block()
         return self._arena is not None and self._arena.count > 0 and self._arena.born <= due
 
+    @property
+    def crowded(self) -> bool:
+        """The thread is behind by half of what it may be: who has many rows more to put should wait."""
+        return 2 * self._queue.qsize() >= self._max_blocks
+
     def close(self, deadline_s: float) -> bool:
         """Write, sync and seal what was put; whether that was done by the deadline. The last call."""
         for block in (self._block, self._arena):

@@ -34,7 +34,9 @@ from serving.door import Door
 from serving.errors import ServingError
 from serving.flip import Flipper
 from serving.live import Live, Loader
+from serving.many import Context
 from serving.metrics import render
+from serving.outcomes import OutcomeLog
 from serving.protocol import direct
 from serving.quick import Asked, Quick
 from serving.readiness import readiness
@@ -47,12 +49,14 @@ logger = logging.getLogger("coppice")
 
 HEARTBEAT_S = 0.2
 GRACE_S = 0.2  # between the last connection accepted and the close, for its first request to arrive
+SWITCH_S = 0.001  # for how long a thread that decodes a large body keeps the interpreter from the loop
 EXIT_OK = 0
 EXIT_CANNOT_SERVE = 3  # the supervisor does not restart what would fail in the same way again
 
 
 def main(settings: Settings, index: int, listener: socket.socket, page_path: Path, alive: int) -> int:
     """Serve until told to stop; the exit status. `alive` is the reading end of the supervisor's pipe."""
+    sys.setswitchinterval(SWITCH_S)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(process)d %(levelname)s %(message)s")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -73,7 +77,8 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     flipper = Flipper(shared.board, slot, Loader(settings, log, slot, loop), served)
     await flipper.first()
     health = Health(ready=lambda: readiness(shared), metrics=lambda: render(shared))
-    server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot)), door))
+    outcomes = OutcomeLog(settings.traffic / "outcomes", server=page_path.stem, worker=index, slot=slot, loop=loop)
+    server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot), outcomes), door))
     gc.collect()
     gc.freeze()  # what is loaded now lives as long as the process: no collection need look at it again
 
@@ -85,12 +90,15 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     await server.serve(sockets=[listener])
     for task in tasks:
         task.cancel()
+    outcomes.close(settings.stop_timeout_s)
     _finish(settings, served, log, slot)
     return EXIT_OK
 
 
 def make_door(settings: Settings, slot: page.Slot) -> Door:
-    return Door({}, max_body_bytes=settings.max_body_bytes, on_answer=_counter(slot))
+    return Door(
+        {}, max_body_bytes=settings.max_body_bytes, on_answer=_counter(slot), max_batch_bytes=settings.max_batch_bytes
+    )
 
 
 def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot) -> Served:
@@ -110,7 +118,7 @@ def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot
 
     if settings.http == "direct" and not settings.unit_field:
         door.quick = Quick.of(log, slot, admission, max_body_bytes=settings.max_body_bytes)
-    return Served(scorer_of, set_paths, flip)
+    return Served(scorer_of, set_paths, flip, Context.of(settings, log, slot, admission))
 
 
 def _counter(slot: page.Slot) -> Callable[[int, int], None]:

@@ -59,13 +59,13 @@ class Capture(asyncio.Transport):
 class InProcess:
     """Ask `direct` and `asgi`; `close` seals the log, whose rows are then under `traffic`."""
 
-    def __init__(self, store: Path, model: str, folder: Path) -> None:
+    def __init__(self, store: Path, model: str, folder: Path, **knobs: Any) -> None:
         (folder / "pages").mkdir(parents=True)
         self.traffic = folder
         self.loop = asyncio.new_event_loop()
         self.slot = page.Page.create(folder / "pages" / "s.page", 1).slot(0)
         self.log = TrafficLog(folder, server="s", worker=0, slot=self.slot)
-        settings = Settings(store=store, traffic=folder)
+        settings = Settings(store=store, traffic=folder, **knobs)
         try:
             snapshot = Loader(settings, self.log, self.slot, self.loop).load(model)
         except Exception:
@@ -73,11 +73,11 @@ class InProcess:
             self.loop.close()
             raise
         self._door = make_door(settings, self.slot)
-        self._served = self.loop.run_until_complete(self._serving(settings))
+        self.served = self.loop.run_until_complete(self._serving(settings))
         self._release = Release(1, model, {model: 1})
-        self._served.flip(self._release, {model: snapshot})
-        self.live = self._served.models[model]
-        self._app = create(self._served, self._door, Health(ready=lambda: (True, {}), metrics=lambda: b""))
+        self.served.flip(self._release, {model: snapshot})
+        self.live = self.served.models[model]
+        self._app = create(self.served, self._door, Health(ready=lambda: (True, {}), metrics=lambda: b""))
 
     def direct(self, path: str, body: bytes, headers: dict[str, str]) -> Answered:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -109,7 +109,7 @@ class InProcess:
             tally=lambda reason, rows, queue_us: None,  # noqa: ARG005  # a Tally takes three
         )
         replaced = _with(now, {arm.name: arm for arm in now.arms}, name, lane)
-        self._served.flip(self._release, {self._release.default: replaced})
+        self.served.flip(self._release, {self._release.default: replaced})
 
     @property
     def quick(self) -> Quick:
@@ -162,9 +162,9 @@ class InProcess:
             "type": "http",
             "http_version": "1.1",
             "method": "GET" if body is None else "POST",
-            "path": path,
+            "path": path.partition("?")[0],
             "raw_path": path.encode(),
-            "query_string": b"",
+            "query_string": path.partition("?")[2].encode(),
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         }
         messages: list[Any] = []
