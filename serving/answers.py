@@ -6,6 +6,7 @@ write the same one.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -20,6 +21,7 @@ from serving.errors import (
     FieldRefused,
     LoopLate,
     Overloaded,
+    OverrideRefused,
     RequestRefused,
 )
 
@@ -27,13 +29,14 @@ STATUS_OF: dict[type[RequestRefused], int] = {
     BodyMalformed: 400,
     BodyTooLarge: 413,
     ContentTypeRefused: 415,
+    OverrideRefused: 403,
     FieldRefused: 422,
     Overloaded: 503,
     DeadlinePassed: 503,
     LoopLate: 503,
     RequestRefused: 400,
 }
-RETRY_AFTER_S = 1
+RETRY_AFTER_S = itertools.cycle((1, 2, 3))  # spread, so that those refused together don't come back together
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -129,7 +132,7 @@ def plain(status: int, body: object, request_id: bytes = b"") -> Answer:
     if request_id:
         head += b"x-request-id: %b\r\n" % request_id
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        head += b"retry-after: %d\r\n" % RETRY_AFTER_S
+        head += b"retry-after: %d\r\n" % next(RETRY_AFTER_S)
     return Answer(status, head, encoded)
 
 

@@ -24,6 +24,7 @@ from serving.admin import Admin, add_admin
 from serving.answers import Answer, failed, plain
 from serving.documentation import openapi_of
 from serving.door import Door
+from serving.edge import EdgeApp
 from serving.heads import named_headers
 from serving.live import Arm
 from serving.served import Served
@@ -59,7 +60,7 @@ def create(served: Served, door: Door, health: Health, admin: Admin | None = Non
         add_admin(app, admin)
     _add_errors(app)
     app.openapi = lambda: openapi_of(app, served)  # type: ignore[method-assign]  # FastAPI's own way to extend it
-    return Counted(app, door)
+    return Counted(EdgeApp(app, door.edge), door)
 
 
 class AnswerResponse(Response):
@@ -103,7 +104,7 @@ def _twin(path: str, door: Door) -> Callable[[Request], Awaitable[Response]]:
         named = named_headers(request.headers.raw)
         body, received = await _read(request, door.max_body_bytes)
         reply = _Reply()
-        answer = door.answer(score, body, received, named, arrived, reply)
+        answer = door.admitted(score, body, received, named, arrived, reply)
         return AnswerResponse(answer or await reply.of(request))
 
     return endpoint

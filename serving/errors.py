@@ -10,6 +10,7 @@
         ├── BodyMalformed         not JSON, or not a JSON object
         ├── BodyTooLarge          longer than the limit
         ├── ContentTypeRefused    a body of another kind
+        ├── OverrideRefused       `x-arm` by who may not
         ├── FieldRefused          one named field is missing, of the wrong type or out of range
         └── Overloaded            the lane's queue is full
             ├── DeadlinePassed    the answer would come, or came, too late for its asker
@@ -65,6 +66,10 @@ class BodyTooLarge(RequestRefused):
 
 
 class ContentTypeRefused(RequestRefused):
+    pass
+
+
+class OverrideRefused(RequestRefused):
     pass
 
 

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from serving.errors import ContentTypeRefused
+from serving.tracing import Trace
 
 JSON_TYPES = frozenset({b"application/json", b"text/json"})
-NAMED = (b"content-type", b"x-request-id", b"x-unit", b"x-request-timeout-ms", b"expect")
+USUAL = (b"content-type", b"x-request-id", b"x-unit", b"x-request-timeout-ms")
+RARE = frozenset({b"expect", b"content-encoding", b"traceparent", b"x-arm", b"authorization", b"x-api-key"})
+NAMED = (*USUAL, *sorted(RARE))
 NAMED_LENGTHS = frozenset(map(len, NAMED))
 Headers = list[tuple[bytes, bytes]]
 
 
-Named = tuple[bytes, bytes, bytes, bytes, bool]
-"""(x-request-id, x-unit, content-type, x-request-timeout-ms, is there an `expect`)"""
+class Rare(NamedTuple):
+    """What most requests don't have, and so don't pay for."""
+
+    expects: bool = False  # there is an `expect`
+    encoding: bytes = b""  # content-encoding; all of them where it is repeated
+    arm: bytes = b""  # x-arm
+    key: bytes = b""  # of `authorization: Bearer KEY`, else of `x-api-key`
+    trace: Trace | None = None
+
+
+Named = tuple[bytes, bytes, bytes, bytes, Rare | None]
+"""(x-request-id, x-unit, content-type, x-request-timeout-ms, the RARE ones: None where there are none)"""
 
 
 def named_headers(headers: Headers) -> Named:
     """b"" where a header is absent, the last value where it is repeated."""
     request_id = unit = content_type = timeout = b""
-    expects = False
+    rare = False
     for spelled, value in headers:
         if len(spelled) not in NAMED_LENGTHS:
             continue
@@ -30,9 +45,36 @@ def named_headers(headers: Headers) -> Named:
             unit = value
         elif name == b"x-request-timeout-ms":
             timeout = value or b"-"  # there, and no number
-        elif name == b"expect":
-            expects = True
-    return request_id, unit, content_type, timeout, expects
+        elif name in RARE:
+            rare = True
+    return request_id, unit, content_type, timeout, rare_headers(headers) if rare else None
+
+
+def rare_headers(headers: Headers) -> Rare:
+    named: dict[bytes, bytes] = {}
+    encodings, parents, states = [], [], []
+    for spelled, value in headers:
+        name = spelled.lower()
+        if name == b"content-encoding":
+            encodings.append(value)
+        elif name == b"traceparent":
+            parents.append(value)
+        elif name == b"tracestate":
+            states.append(value)
+        elif name in RARE:
+            named[name] = value
+    return Rare(
+        expects=b"expect" in named,
+        encoding=b", ".join(encodings),
+        arm=named.get(b"x-arm", b""),
+        key=_bearer(named.get(b"authorization", b"")) or named.get(b"x-api-key", b"").strip(),
+        trace=Trace.of(parents, states) if parents else None,
+    )
+
+
+def _bearer(value: bytes) -> bytes:
+    scheme, _, key = value.partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
 
 
 def content_type_refused(content_type: bytes) -> ContentTypeRefused | None:

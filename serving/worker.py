@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import time_ns
 
@@ -31,15 +31,18 @@ from serving.admin import Admin
 from serving.admission import Admission
 from serving.app import Health, create
 from serving.door import Door
+from serving.edge import Edge
 from serving.errors import ServingError
 from serving.flip import Flipper
 from serving.live import Live, Loader
 from serving.metrics import render
+from serving.overrides import Overrides
 from serving.protocol import direct
 from serving.readiness import readiness
 from serving.scoring import Score, scorer
 from serving.served import Served
 from serving.settings import Settings
+from serving.tls import refuse_unusable
 from serving.traffic import TrafficLog
 
 logger = logging.getLogger("coppice")
@@ -63,6 +66,7 @@ def main(settings: Settings, index: int, listener: socket.socket, page_path: Pat
 
 async def _serve(settings: Settings, index: int, listener: socket.socket, page_path: Path, alive: int) -> int:
     loop = asyncio.get_running_loop()
+    refuse_unusable(settings)
     shared = page.Page.open(page_path)
     slot = shared.slot(index)
     slot.begin(os.getpid())
@@ -84,12 +88,13 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     await server.serve(sockets=[listener])
     for task in tasks:
         task.cancel()
-    _finish(settings, served, log, slot)
+    _finish(settings, door, served, log, slot)
     return EXIT_OK
 
 
 def make_door(settings: Settings, slot: page.Slot) -> Door:
-    return Door({}, max_body_bytes=settings.max_body_bytes, on_answer=_counter(slot))
+    edge = Edge.of(settings, slot)
+    return Door({}, max_body_bytes=settings.max_body_bytes, on_answer=_counter(slot), edge=edge)
 
 
 def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot) -> Served:
@@ -100,10 +105,15 @@ def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot
     def scorer_of(live: Live, split: bool) -> Score:
         return scorer(live, log, slot, admission, split=split, unit_field=settings.unit_field)
 
-    def set_paths(paths: Mapping[bytes, Score]) -> None:
-        door.endpoints = paths
+    overrides = Overrides(lambda live: scorer_of(live, False), log.register, slot)
+    door.overrides = overrides
 
-    return Served(scorer_of, set_paths)
+    def learned(live: Live, split: bool) -> Score:
+        score = scorer_of(live, split)
+        overrides.learn(score, live)
+        return score
+
+    return Served(learned, door.take)
 
 
 def _counter(slot: page.Slot) -> Callable[[int, int], None]:
@@ -137,6 +147,8 @@ def _config(settings: Settings, app: object, door: Door) -> uvicorn.Config:
         headers=[("server", "coppice")],
         server_header=False,
         backlog=4096,
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
         timeout_keep_alive=int(settings.keep_alive_s),
         timeout_graceful_shutdown=max(1, int(settings.stop_timeout_s)),
     )
@@ -186,7 +198,7 @@ async def _beat(slot: page.Slot, log: TrafficLog, server: uvicorn.Server) -> Non
         await asyncio.sleep(HEARTBEAT_S)
 
 
-def _finish(settings: Settings, served: Served, log: TrafficLog, slot: page.Slot) -> None:
+def _finish(settings: Settings, door: Door, served: Served, log: TrafficLog, slot: page.Slot) -> None:
     snapshots = served.snapshots().values()
     for snapshot in snapshots:
         for shadow in snapshot.shadows:
@@ -194,4 +206,6 @@ def _finish(settings: Settings, served: Served, log: TrafficLog, slot: page.Slot
     for snapshot in snapshots:
         snapshot.close()
     log.close(settings.stop_timeout_s)
+    if door.edge is not None and door.edge.watch is not None:
+        door.edge.watch.close(settings.stop_timeout_s)
     slot.state = page.STOPPED

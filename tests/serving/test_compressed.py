@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import tracemalloc
 import zlib
@@ -37,10 +38,8 @@ def test_what_was_compressed_comes_back(data: bytes, encoding: bytes) -> None:
 
 @given(st.binary(max_size=200), st.sampled_from([b"gzip", b"deflate"]))
 def test_any_bytes_are_inflated_or_refused(data: bytes, encoding: bytes) -> None:
-    try:
+    with contextlib.suppress(BodyMalformed, BodyTooLarge):
         assert len(inflate(data, encoding, 1000)) <= 1000
-    except (BodyMalformed, BodyTooLarge):
-        pass
 
 
 def test_a_bomb_costs_the_limit() -> None:
