@@ -96,6 +96,8 @@ class Edge(NamedTuple):
         """Of a scoring request that the protocol answers. Never raises."""
         rare = named[4] or NOTHING
         answer = self.refuse(rare)
+        if answer is not None and rare.trace is not None:
+            answer = rare.trace.marked(answer)
         if self.watch is None:
             return answer or admitted(score, body, received, named, arrived, reply)
         assert isinstance(score, At)
