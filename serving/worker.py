@@ -49,6 +49,7 @@ logger = logging.getLogger("coppice")
 
 HEARTBEAT_S = 0.2
 GRACE_S = 0.2  # between the last connection accepted and the close, for its first request to arrive
+TELL_S = 2.0  # for what waits to be told to access log and tracing; the log of traffic is sealed by then
 EXIT_OK = 0
 EXIT_CANNOT_SERVE = 3  # the supervisor does not restart what would fail in the same way again
 
@@ -207,5 +208,5 @@ def _finish(settings: Settings, door: Door, served: Served, log: TrafficLog, slo
         snapshot.close()
     log.close(settings.stop_timeout_s)
     if door.edge is not None and door.edge.watch is not None:
-        door.edge.watch.close(settings.stop_timeout_s)
+        door.edge.watch.close(TELL_S)
     slot.state = page.STOPPED
