@@ -80,16 +80,21 @@ def test_what_was_scored_is_answered_however_late(http: str, release: Release, t
 
 
 @WAYS
-def test_the_row_of_a_client_that_left_is_not_scored(http: str, release: Release, tmp_path: Path) -> None:
+@pytest.mark.parametrize("leave", ["close", "write_eof"])
+def test_the_row_of_a_client_that_left_is_not_scored(http: str, leave: str, release: Release, tmp_path: Path) -> None:
+    """`write_eof` closes its sending side alone, which looks the same from here until something is written."""
+
     async def test(server: Slowly) -> None:
         first = asyncio.create_task(server.ask())
         await asyncio.sleep(0.05)
-        _, leaving = await server.send()
+        staying, leaving = await server.send()
         await leaving.drain()
         await asyncio.sleep(0.05)
-        leaving.close()
+        getattr(leaving, leave)()
         assert (await first)[0] == 200
         assert (await server.ask())[0] == 200
+        assert not await asyncio.wait_for(staying.read(), 20) if leave == "write_eof" else True
+        leaving.close()
         assert server.model.scored == 2
         assert server.slot.cells[page.SHED_GONE] == 1
 
