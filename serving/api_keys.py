@@ -77,7 +77,10 @@ class Keys:
         except (OSError, UnicodeDecodeError) as failure:
             why = failure.strerror if isinstance(failure, OSError) else "not UTF-8"
             if self._seen is not None or not self.version:
-                logger.error("%s: %s can't be read: %s; nobody is let in", self._setting, self._path, why)
+                # not its name: that may be a key, set where a file's name belongs
+                logger.error(
+                    "%s: neither hashes nor a file that can be read (%s); nobody is let in", self._setting, why
+                )
             self._known, self._seen = {}, None
             self.version += 1
 

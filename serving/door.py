@@ -52,7 +52,7 @@ class Door:
     ) -> Answer | None:
         """The answer, or None and `reply` gets it. `body` holds what was kept of the `received` bytes. Never raises."""
         request_id, unit, content_type, timeout, rare = named
-        if rare is not None:
+        if rare is not None and (rare.encoding or rare.arm or rare.trace is not None):
             return self._unusual(score, body, received, named, rare, arrived, reply)
         if content_type not in PLAIN_JSON or received > self.max_body_bytes:
             refused = self._refused(received, content_type)

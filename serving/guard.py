@@ -66,6 +66,7 @@ class Guard:
         if not settings.api_keys:
             return None
         keys = Keys(settings.api_keys, "COPPICE_API_KEYS", LOOK_S)
+        keys.look()  # what is wrong with the file is told at the start
         return cls(keys, slot, settings.workers or cgroup_cpus())
 
     def refuse(self, offered: bytes) -> Answer | None:

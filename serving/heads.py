@@ -12,6 +12,7 @@ USUAL = (b"content-type", b"x-request-id", b"x-unit", b"x-request-timeout-ms")
 RARE = frozenset({b"expect", b"content-encoding", b"traceparent", b"x-arm", b"authorization", b"x-api-key"})
 NAMED = (*USUAL, *sorted(RARE))
 NAMED_LENGTHS = frozenset(map(len, NAMED))
+RARE_LENGTHS = frozenset(map(len, (*RARE, b"tracestate")))  # which is looked for where there is a parent alone
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -51,25 +52,29 @@ def named_headers(headers: Headers) -> Named:
 
 
 def rare_headers(headers: Headers) -> Rare:
-    named: dict[bytes, bytes] = {}
-    encodings, parents, states = [], [], []
+    authorization = api_key = arm = encoding = state = b""
+    expects = False
+    parents: list[bytes] = []
     for spelled, value in headers:
+        if len(spelled) not in RARE_LENGTHS:
+            continue
         name = spelled.lower()
-        if name == b"content-encoding":
-            encodings.append(value)
+        if name == b"authorization":
+            authorization = value
+        elif name == b"x-api-key":
+            api_key = value
         elif name == b"traceparent":
             parents.append(value)
         elif name == b"tracestate":
-            states.append(value)
-        elif name in RARE:
-            named[name] = value
-    return Rare(
-        expects=b"expect" in named,
-        encoding=b", ".join(encodings),
-        arm=named.get(b"x-arm", b""),
-        key=_bearer(named.get(b"authorization", b"")) or named.get(b"x-api-key", b"").strip(),
-        trace=Trace.of(parents, states) if parents else None,
-    )
+            state = state + b"," + value if state else value
+        elif name == b"x-arm":
+            arm = value
+        elif name == b"content-encoding":
+            encoding = encoding + b", " + value if encoding else value
+        elif name == b"expect":
+            expects = True
+    key = _bearer(authorization) or api_key.strip()
+    return Rare(expects, encoding, arm, key, Trace.of(parents, state) if parents else None)
 
 
 def _bearer(value: bytes) -> bytes:

@@ -28,11 +28,11 @@ class Trace(NamedTuple):
     state: bytes  # `tracestate`, as it came
 
     @classmethod
-    def of(cls, parents: Sequence[bytes], states: Sequence[bytes]) -> Self | None:
+    def of(cls, parents: Sequence[bytes], state: bytes = b"") -> Self | None:
         """
-        >>> Trace.of([b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"], []).sampled
+        >>> Trace.of([b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]).sampled
         True
-        >>> Trace.of([b"00-00000000000000000000000000000000-b7ad6b7169203331-01"], [])
+        >>> Trace.of([b"00-00000000000000000000000000000000-b7ad6b7169203331-01"])
         """
         found = TRACEPARENT.fullmatch(parents[0]) if len(parents) == 1 else None
         if found is None:
@@ -40,7 +40,6 @@ class Trace(NamedTuple):
         version, trace_id, span_id, flags, more = found.groups()
         if version == b"ff" or (version == b"00" and more) or trace_id == ZEROS or span_id == ZEROS[:16]:
             return None
-        state = b",".join(states)
         return cls(trace_id, span_id, bool(int(flags, 16) & SAMPLED), state if len(state) <= MAX_STATE_BYTES else b"")
 
     @property

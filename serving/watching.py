@@ -102,23 +102,25 @@ class Watch:
             seen, line = waiting
             try:
                 if line:
-                    self._write(line_of(seen))
+                    self._print(line_of(seen))
                 if self._spans is not None and seen.trace is not None and seen.trace.sampled:
-                    self._spans.emit(
-                        seen.method, seen.path, seen.status, seen.at_us, seen.took_us, seen.trace, told_by(seen.head)
-                    )
-            except OSError:  # stdout is closed or full; the answers themselves go on
-                self._cells[page.UNSEEN_UNWRITTEN] += 1
+                    asked = seen.method, seen.path, seen.status, seen.at_us, seen.took_us
+                    self._spans.emit(*asked, seen.trace, told_by(seen.head))
             except Exception:  # this thread must outlive any one answer
                 logger.exception("an answer could not be told of")
-                self._cells[page.UNSEEN_UNWRITTEN] += 1
         if self._spans is not None:
             self._spans.close()
+
+    def _print(self, line: bytes) -> None:
+        try:
+            self._write(line)
+        except OSError:  # stdout is closed or full: counted, since there may be nowhere to say so
+            self._cells[page.UNSEEN_UNWRITTEN] += 1
 
 
 def line_of(seen: Seen) -> bytes:
     told = told_by(seen.head)
-    arrived = datetime.fromtimestamp(seen.at_us / 1e6, UTC)
+    arrived = datetime.fromtimestamp(seen.at_us // 1_000_000, UTC)
     line = {
         "ts": f"{arrived:%Y-%m-%dT%H:%M:%S}.{seen.at_us % 1_000_000:06d}Z",
         "method": seen.method,

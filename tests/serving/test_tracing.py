@@ -12,7 +12,7 @@ GOOD = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @pytest.mark.parametrize("value", [GOOD, GOOD[:-1] + b"0", b"01" + GOOD[2:], b"cc" + GOOD[2:] + b"-more"])
 def test_these_are_traces(value: bytes) -> None:
-    trace = Trace.of([value], [])
+    trace = Trace.of([value])
     assert trace is not None
     assert (trace.trace_id, trace.span_id) == (GOOD[3:35], GOOD[36:52])
     assert trace.sampled == value.split(b"-")[3].endswith(b"1")
@@ -36,7 +36,7 @@ def test_these_are_traces(value: bytes) -> None:
     ],
 )
 def test_these_are_none(value: bytes) -> None:
-    assert Trace.of([value], [b"a=b"]) is None
+    assert Trace.of([value], b"a=b") is None
 
 
 def test_two_parents_are_none_and_states_are_joined() -> None:
