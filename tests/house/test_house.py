@@ -32,7 +32,7 @@ HEAVY = [
     "model_signing",
     "sigstore",
     "cryptography",
-    "opentelemetry",
+    "requests",  # which the exporter of spans brings; of OpenTelemetry itself, FastAPI loads the API
 ]
 # the kernel is no Python module; Locust patches the interpreter; the naive peer reads a model when imported
 NOT_IMPORTED = ("compile._kernel", "loadtests.locustfile", "loadtests.peers.naive")
