@@ -46,7 +46,7 @@ class Settings(BaseModel):
         default=0.0,
         ge=0,
         le=1,
-        description="share of answers told on stdout, a JSON line each, and all 5xx and 429; 0: none",
+        description="share of answers told on stdout, a JSON line each, besides 5xx and 429; 0: none",
     )
     model: str = Field(
         default="", description="model that `/predict` serves; empty: the only one that the store routes, if it is"

@@ -1,8 +1,9 @@
 """What is told of answers after they were given: the access log, and spans for OpenTelemetry.
 
-A share of the answers (`COPPICE_ACCESS_LOG`), and all with status 429 or from 500, become a line of JSON each on stdout; those
-of traces that their sender sampled become spans, where tracing is configured. The loop does no more than put an answer
-in a queue: a thread spells and writes. More than `LIMIT` waiting answers are dropped and counted.
+A share of the answers (`COPPICE_ACCESS_LOG`) become a line of JSON each on stdout; so do all with status 429 or from 500, up to
+`TROUBLE_S` a second, since an overload must not be made worse by telling of it. Those of traces that their sender sampled
+become spans, where tracing is configured. The loop does no more than put an answer in a queue: a thread spells and
+writes. More than `LIMIT` waiting answers are dropped and counted.
 
 A line has the time of arrival, method, path (without its query), status, ms, bytes of the bodies, request id, trace id, the
 version and arm that answered, and the name of the API key; never a header's value else, a body, a unit or a key.
@@ -18,12 +19,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from queue import SimpleQueue
 from threading import Thread
-from time import perf_counter_ns, time_ns
+from time import monotonic, perf_counter_ns, time_ns
 from typing import NamedTuple
 
 import msgspec
 
 from serving import page
+from serving.guard import Bucket
 from serving.settings import Settings
 from serving.spans import Spans
 from serving.tracing import Trace
@@ -31,6 +33,7 @@ from serving.tracing import Trace
 logger = logging.getLogger("coppice")
 
 LIMIT = 4096
+TROUBLE_S = 100.0
 MAX_TEXT = 256  # of a path or an id: a line stays short enough to be written whole to a pipe
 STDOUT = 1
 
@@ -53,8 +56,16 @@ class Seen(NamedTuple):
 class Watch:
     """One worker's. `see` belongs to the loop's thread, the rest to its own."""
 
-    def __init__(self, share: float, spans: Spans | None, slot: page.Slot, write: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        share: float,
+        spans: Spans | None,
+        slot: page.Slot,
+        write: Callable[[bytes], None],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._share = share
+        self._trouble = Bucket(TROUBLE_S, TROUBLE_S, clock)
         self._spans = spans
         self._cells = slot.cells
         self._write = write
@@ -82,7 +93,8 @@ class Watch:
     ) -> None:
         """An answer is leaving to a request that `arrived` then, by perf_counter_ns."""
         share = self._share
-        line = bool(share) and (status == 429 or status >= 500 or random.random() < share)
+        trouble = status == 429 or status >= 500
+        line = bool(share) and (random.random() < share or (trouble and not self._trouble.take()))
         if not line and (self._spans is None or trace is None or not trace.sampled):
             return
         if self._queue.qsize() >= LIMIT:

@@ -73,6 +73,16 @@ def test_a_share_is_sampled_and_trouble_always(slot: page.Slot) -> None:
             see(watch, status)
     watch.close(60)
     assert sorted(json.loads(line)["status"] for line in lines) == [429] * 20 + [500] * 20 + [503] * 20
+    lines.clear()
+    now = 0.0
+    watch = Watch(1e-12, None, slot, lines.append, lambda: now)
+    for _ in range(1000):
+        see(watch, 503)
+    now = 0.5
+    for _ in range(1000):
+        see(watch, 503)
+    watch.close(60)
+    assert len(lines) == 100 + 50  # an overload is not told of line by line
     sampled: list[bytes] = []
     watch = Watch(0.25, None, slot, sampled.append)
     for _ in range(4000):
