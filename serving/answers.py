@@ -6,6 +6,7 @@ write the same one.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple
@@ -22,6 +23,7 @@ from serving.errors import (
     LoopLate,
     NotWritten,
     Overloaded,
+    OverrideRefused,
     RequestRefused,
 )
 
@@ -30,6 +32,7 @@ STATUS_OF: dict[type[RequestRefused], int] = {
     BodyMalformed: 400,
     BodyTooLarge: 413,
     ContentTypeRefused: 415,
+    OverrideRefused: 403,
     FieldRefused: 422,
     NotWritten: 503,
     Overloaded: 503,
@@ -37,7 +40,7 @@ STATUS_OF: dict[type[RequestRefused], int] = {
     LoopLate: 503,
     RequestRefused: 400,
 }
-RETRY_AFTER_S = 1
+RETRY_AFTER_S = itertools.cycle((1, 2, 3))  # spread, so that those refused together don't come back together
 MODEL_FAILED = "the model could not score this row; the server's log has the cause"
 SCORE_NOT_FINITE = "the model's score of this row is infinite, which JSON cannot carry; the traffic log has it"
 
@@ -172,7 +175,7 @@ def plain(status: int, body: object, request_id: bytes = b"") -> Answer:
     if request_id:
         head += b"x-request-id: %b\r\n" % request_id
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        head += b"retry-after: %d\r\n" % RETRY_AFTER_S
+        head += b"retry-after: %d\r\n" % next(RETRY_AFTER_S)
     return Answer(status, head, encoded)
 
 

@@ -25,6 +25,7 @@ from serving.answers import Answer, failed, plain
 from serving.batch import add_batch
 from serving.documentation import openapi_of
 from serving.door import Door
+from serving.edge import EdgeApp
 from serving.feedback import add_feedback
 from serving.heads import named_headers
 from serving.live import Arm
@@ -68,7 +69,7 @@ def create(
         add_admin(app, admin)
     _add_errors(app)
     app.openapi = lambda: openapi_of(app, served)  # type: ignore[method-assign]  # FastAPI's own way to extend it
-    return Counted(app, door)
+    return Counted(EdgeApp(app, door.edge), door)
 
 
 class Counted:
@@ -104,7 +105,7 @@ def _twin(path: str, door: Door) -> Callable[[Request], Awaitable[Response]]:
         named = named_headers(request.headers.raw)
         body, received = await read_body(request, door.max_body_bytes)
         reply = _Reply()
-        answer = door.answer(score, body, received, named, arrived, reply)
+        answer = door.admitted(score, body, received, named, arrived, reply)
         return AnswerResponse(answer or await reply.of(request))
 
     return endpoint

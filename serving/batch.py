@@ -31,11 +31,11 @@ from starlette.exceptions import HTTPException
 from serving.answers import Answer, failed, refusal
 from serving.batch_answers import answer_of
 from serving.columns import Column, parse, rows_of_columns, rows_of_objects
-from serving.errors import BodyTooLarge, ContentTypeRefused, FieldRefused, RequestRefused
+from serving.errors import ContentTypeRefused, FieldRefused, RequestRefused
 from serving.heads import JSON_TYPES, named_headers
 from serving.live import Snapshot
 from serving.many import Context, sane_id, score_many
-from serving.responses import AnswerResponse, no_model, read_body
+from serving.responses import AnswerResponse, no_model, read_content, told_length
 from serving.scoring import MAX_UNIT_BYTES, unit_finder
 from serving.served import Served
 from serving.tables import READERS
@@ -88,7 +88,7 @@ def _endpoint(served: Served) -> Callable[[Request], Awaitable[Response]]:
         request_id, unit, content_type, timeout = named_headers(request.headers.raw)[:4]
         request_id = sane_id(context, request_id, time_ns() // 1000)
         try:
-            with context.body(request.headers.get("content-length")):
+            with context.body(told_length(request)):
                 answer = await _answer(context, now, request, request_id, unit, content_type, timeout, arrived)
         except RequestRefused as refused:
             answer = refusal(refused, request_id)
@@ -112,11 +112,7 @@ async def _answer(
 ) -> Answer:
     split, shape = _asked(request)
     read = _reader(context, now, content_type, context.unit_field if split and not unit else "")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ContentTypeRefused("content-encoding: a body of many rows is read as it is, not compressed")
-    body, received = await read_body(request, context.max_bytes)
-    if received > context.max_bytes:
-        raise BodyTooLarge.over(context.max_bytes)
+    body = await read_content(request, context.max_bytes, context.thread)
     watcher = Watcher(request)
     try:
         loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
 """Micro-benchmarks of the request path, step by step: `python -m serving.bench STORE MODEL`.
 
 They find causes; only a load test makes claims. Each step is timed over distinct rows, best of five passes, in µs; the last
-line is the whole request through the protocol class on a transport that discards what is written.
+lines are the whole request through the protocol class on a transport that discards what is written.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -29,6 +30,7 @@ from serving.traffic import TrafficLog
 from training.features import FeatureSchema, decode_matrix
 
 PASSES = 5
+KEY = "a-key-of-the-benchmark"
 
 
 class Discard(asyncio.Transport):
@@ -99,15 +101,17 @@ def _measure(
     n = len(rows)
     door = worker.make_door(settings, slot)
     model = snapshot.routes.model
-    worker.make_served(settings, door, log, slot).flip(Release(1, model, {model: 1}), {model: snapshot})
-    config = uvicorn.Config(_nothing, http=direct(door), log_config=None, lifespan="off")
-    protocol = direct(door)(config, uvicorn.Server(config).server_state, {}, loop)
-    protocol.connection_made(Discard())
-    requests = [
-        b"POST /predict/ab HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-        % (len(body), body)
-        for body in bodies
-    ]
+
+    def whole(header: str = "", **knobs: Any) -> float:
+        behind = worker.make_door(settings.model_copy(update=knobs), slot)
+        worker.make_served(settings, behind, log, slot).flip(Release(1, model, {model: 1}), {model: snapshot})
+        config = uvicorn.Config(_nothing, http=direct(behind), log_config=None, lifespan="off")
+        protocol = direct(behind)(config, uvicorn.Server(config).server_state, {}, loop)
+        protocol.connection_made(Discard())
+        head = f"POST /predict/ab HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{header}content-length: "
+        requests = [b"%b%d\r\n\r\n%b" % (head.encode(), len(body), body) for body in bodies]
+        return time_us(lambda i: protocol.data_received(requests[i]), n)
+
     return {
         "decode, by the reference encoder": time_us(lambda i: decode_slowly(schema, bodies[i]), n),
         "decode": time_us(lambda i: snapshot.decode(bodies[i]), n),
@@ -118,7 +122,12 @@ def _measure(
         ),
         "encode the answer": time_us(lambda i: champion.encode(scores[i], units[i], 12, 0, 5), n),
         "count the answer": time_us(lambda _: door.on_answer(200, 40), n),
-        "the whole request, bytes in to bytes out": time_us(lambda i: protocol.data_received(requests[i]), n),
+        "the whole request, bytes in to bytes out": whole(),
+        "the same, with an API key": whole(
+            f"authorization: Bearer {KEY}\r\n", api_keys=sha256(KEY.encode()).hexdigest()
+        ),
+        "the same, with a traceparent": whole(f"traceparent: 00-{'1' * 32}-{'2' * 16}-01\r\n"),
+        "the same, hardly ever in the access log": whole(access_log=1e-9),
     }
 
 

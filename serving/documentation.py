@@ -20,9 +20,12 @@ ERROR = {
 }
 REFUSALS = {
     "400": "not JSON, or not an object",
-    "413": "the body is too long",
-    "415": "the body is of another content type",
+    "401": "an API key is needed here",
+    "403": "the API key is not known here, or may not name the arm",
+    "413": "the body is too long, or inflates to more",
+    "415": "the body is of another content type or encoding",
     "422": "a named field is missing, of the wrong type or out of range",
+    "429": "more requests than the API key's rate; retry after the seconds that the header says",
     "500": "the model could not score the row, or its score is infinite",
     "503": "too many rows are waiting; retry after the seconds that the header says",
 }
@@ -62,7 +65,12 @@ def _describe(operation: dict[str, Any], path: str, now: Snapshot) -> None:
     asks = "the arm that the experiment assigns to the unit" if path.endswith("/ab") else "the champion"
     operation["summary"] = f"Score one row with {asks}"
     operation["tags"] = ["scoring"]
-    operation["parameters"] = [_header("x-request-id", "returned and logged"), _header("x-unit", "who is assigned")]
+    operation["parameters"] = [
+        _header("x-request-id", "returned and logged"),
+        _header("x-unit", "who is assigned"),
+        _header("x-arm", "the arm that is to answer, with an API key that may name it"),
+        _header("traceparent", "W3C trace context: its trace id is returned"),
+    ]
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _body(now)}}}
     answer = answer_schema(now.champion.manifest, [arm.name for arm in now.arms])
     operation["responses"] = {"200": {"description": "the score", "content": {"application/json": {"schema": answer}}}}

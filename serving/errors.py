@@ -10,6 +10,7 @@
         ├── BodyMalformed         not JSON, or not a JSON object
         ├── BodyTooLarge          longer than the limit
         ├── ContentTypeRefused    a body of another kind
+        ├── OverrideRefused       `x-arm` by who may not
         ├── FieldRefused          one named field is missing, of the wrong type or out of range
         ├── NotWritten            outcomes that are not on disk: to be sent again
         └── Overloaded            the lane's queue is full
@@ -78,6 +79,10 @@ class BodyTooLarge(RequestRefused):
 
 
 class ContentTypeRefused(RequestRefused):
+    pass
+
+
+class OverrideRefused(RequestRefused):
     pass
 
 

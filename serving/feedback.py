@@ -26,7 +26,7 @@ from serving.errors import BodyMalformed, BodyTooLarge, ContentTypeRefused, Fiel
 from serving.heads import JSON_TYPES
 from serving.many import Context
 from serving.outcomes import Given, OutcomeLog, Value
-from serving.responses import AnswerResponse, read_body
+from serving.responses import AnswerResponse, read_content, told_length
 from serving.scoring import SANE_ID
 
 NDJSON = b"application/x-ndjson"
@@ -52,10 +52,8 @@ def add_feedback(app: FastAPI, outcomes: OutcomeLog, context: Context) -> None:
     @app.post("/feedback", tags=["outcomes"], summary="Tell what became of scored rows", openapi_extra=DOCUMENTED)
     async def feedback(request: Request) -> Response:
         try:
-            with context.body(request.headers.get("content-length")):
-                body, received = await read_body(request, context.max_bytes)
-                if received > context.max_bytes:
-                    raise BodyTooLarge.over(context.max_bytes)
+            with context.body(told_length(request)):
+                body = await read_content(request, context.max_bytes, context.thread)
                 kind, limit = request.headers.get("content-type", "").encode("latin-1"), context.max_rows
                 if len(body) <= LOOP_BYTES:
                     given = read_feedback(kind, body, limit)

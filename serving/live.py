@@ -272,8 +272,15 @@ class Loader:
             words=wording_of(manifest, version=manifest.version, arm=name, generation=routes.generation),
             rows_cell=series,
             errors_cell=series + 1,
-            fallback=champion,
+            fallback=champion and self._standing_in(routes, champion, name),
         )
+
+    def _standing_in(self, routes: Routes, champion: Arm, failed: str) -> Arm:
+        """The champion where that arm failed: its answers and its rows say so."""
+        manifest, generation = champion.manifest, routes.generation
+        encode = encoder(manifest, arm=CHAMPION, generation=generation, fallback_from=failed)
+        tag = self._tag(routes, manifest, CHAMPION, "fallback")
+        return msgspec.structs.replace(champion, encode=encode, tag=tag)
 
     def _shadow(self, routes: Routes, name: str, opened: Opened, sample: float) -> ShadowLane:
         tag, outputs = self._tag(routes, opened.predictor.manifest, name, "shadow"), opened.predictor.outputs

@@ -28,9 +28,13 @@ SHEDS = {
     "loop_lag": page.SHED_LOOP_LAG,
     "gone": page.SHED_GONE,
     "shadow": page.SHADOW_SHED,
+    "rate": page.SHED_RATE,
 }
+UNSEEN = {"full": page.UNSEEN, "write": page.UNSEEN_UNWRITTEN}
+KEYS = {"missing": page.KEYS_MISSING, "wrong": page.KEYS_WRONG}
 PLAIN = {
     "coppice_fallbacks": ("answers by the champion because the arm failed", page.FALLBACKS),
+    "coppice_overrides": ("rows asked of the arm that `x-arm` named", page.OVERRIDES),
     "coppice_batches": ("calls of a model through a lane's queue", page.BATCHES),
     "coppice_traffic_rows": ("rows handed to the traffic log", page.ROWS),
     "coppice_traffic_rows_logged": ("rows written to a segment", page.ROWS_LOGGED),
@@ -70,6 +74,10 @@ class PageCollector(Collector):
         yield _labelled("coppice_shed", "rows that were asked for and not scored", "reason", SHEDS, slots)
         yield _labelled("coppice_traffic_rows_dropped", "rows the log dropped", "reason", DROPS, slots)
         yield _labelled("coppice_admin_requests", "requests of the admin API by outcome", "outcome", ADMIN, slots)
+        yield _labelled("coppice_unauthorised", "requests without a known API key", "reason", KEYS, slots)
+        yield _labelled(
+            "coppice_access_log_dropped", "answers not told to access log or tracing", "reason", UNSEEN, slots
+        )
         for name, (help_text, cell) in PLAIN.items():
             yield CounterMetricFamily(name, help_text, value=_total(slots, cell))
         yield _histogram(

@@ -47,7 +47,7 @@ class _Direct(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._door = door
         self._endpoint: Score | None = None  # of the request being received, where it is a direct one
-        self._named: Named = (b"", b"", b"", b"", False)
+        self._named: Named = (b"", b"", b"", b"", None)
         self._body: Any = b""  # bytes, or a bytearray where it came in parts
         self._received = 0  # bytes of the body
         self._part = NONE  # of a message, that is being received
@@ -217,9 +217,9 @@ class _Direct(HttpToolsProtocol):
 
     def _is_plain(self) -> bool:
         self._named = named = named_headers(self.headers)
-        parser = self.parser
+        parser, rare = self.parser, named[4]
         return (
-            not named[4]
+            (rare is None or not rare.expects)
             and parser.get_method() == b"POST"
             and parser.get_http_version() == "1.1"
             and not parser.should_upgrade()

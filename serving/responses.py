@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import Executor
+
 from fastapi import Request
 from fastapi.responses import Response
 
 from serving.answers import Answer
+from serving.compressed import inflate
+from serving.errors import BodyTooLarge
 
 
 class AnswerResponse(Response):
@@ -25,6 +30,22 @@ async def read_body(request: Request, limit: int) -> tuple[bytes, int]:
             break
         chunks.append(chunk)
     return b"".join(chunks), received
+
+
+def told_length(request: Request) -> str | None:
+    """What the sender says of the body's length; None of one that will grow."""
+    return None if "content-encoding" in request.headers else request.headers.get("content-length")
+
+
+async def read_content(request: Request, limit: int, thread: Executor) -> bytes:
+    """The body, inflated by `thread` where it is compressed. Raises BodyTooLarge, and what `inflate` does."""
+    body, received = await read_body(request, limit)
+    if received > limit:
+        raise BodyTooLarge.over(limit)
+    encoding = ", ".join(request.headers.getlist("content-encoding")).encode("latin-1")
+    if not encoding:
+        return body
+    return await asyncio.get_running_loop().run_in_executor(thread, inflate, body, encoding, limit)
 
 
 def no_model(name: str) -> str:

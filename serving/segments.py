@@ -55,7 +55,10 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 SCORES = ("scores", "list<double>")
 
 
-Role = Literal["served", "shadow"]
+Role = Literal["served", "fallback", "override", "shadow"]
+"""served: of the request's own arm, one for each request whose row was scored; fallback: the champion's, after that arm
+failed on the row (status 500) under the same request id; override: of an arm that the sender named, whichever fails or
+answers; shadow: scored after the answer."""
 
 
 class Tag(msgspec.Struct, frozen=True, kw_only=True):

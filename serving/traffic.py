@@ -1,8 +1,8 @@
 """The traffic log: every scored row, handed over in constant time and written by a thread of its own.
 
-One row per scored row, in the format of `serving.segments`; `role` is `served` or `shadow`, `features` the encoded row,
-`score` NaN and `status` 500 where the model failed, infinite and 500 where its score is; a model of several outputs has
-`scores` besides. Times are µs since 1970 (`ts_us`) or µs (`*_us`).
+One row per scored row, in the format of `serving.segments`, which explains `role`; `features` is the encoded row, `score`
+NaN and `status` 500 where the model failed, infinite and 500 where its score is; a model of several outputs has `scores`
+besides. Times are µs since 1970 (`ts_us`) or µs (`*_us`).
 
 `TrafficLog.put` numbers the row (`seq`, from 1 in each writer) and counts it on the shared page before it stores it, so
 that at any moment

@@ -31,18 +31,21 @@ from serving.admin import Admin
 from serving.admission import Admission
 from serving.app import Health, create
 from serving.door import Door
+from serving.edge import Edge
 from serving.errors import ServingError
 from serving.flip import Flipper
 from serving.live import Live, Loader
 from serving.many import Context
 from serving.metrics import render
 from serving.outcomes import OutcomeLog
+from serving.overrides import Overrides
 from serving.protocol import direct
 from serving.quick import Asked, Quick
 from serving.readiness import readiness
 from serving.scoring import Score, scorer
 from serving.served import Served
 from serving.settings import Settings
+from serving.tls import refuse_unusable
 from serving.traffic import TrafficLog
 
 logger = logging.getLogger("coppice")
@@ -50,6 +53,7 @@ logger = logging.getLogger("coppice")
 HEARTBEAT_S = 0.2
 GRACE_S = 0.2  # between the last connection accepted and the close, for its first request to arrive
 SWITCH_S = 0.001  # for how long a thread that decodes a large body keeps the interpreter from the loop
+TELL_S = 2.0  # for what waits to be told to access log and tracing; the log of traffic is sealed by then
 EXIT_OK = 0
 EXIT_CANNOT_SERVE = 3  # the supervisor does not restart what would fail in the same way again
 
@@ -68,6 +72,7 @@ def main(settings: Settings, index: int, listener: socket.socket, page_path: Pat
 
 async def _serve(settings: Settings, index: int, listener: socket.socket, page_path: Path, alive: int) -> int:
     loop = asyncio.get_running_loop()
+    refuse_unusable(settings)
     shared = page.Page.open(page_path)
     slot = shared.slot(index)
     slot.begin(os.getpid())
@@ -91,13 +96,17 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     for task in tasks:
         task.cancel()
     outcomes.close(settings.stop_timeout_s)
-    _finish(settings, served, log, slot)
+    _finish(settings, door, served, log, slot)
     return EXIT_OK
 
 
 def make_door(settings: Settings, slot: page.Slot) -> Door:
     return Door(
-        {}, max_body_bytes=settings.max_body_bytes, on_answer=_counter(slot), max_batch_bytes=settings.max_batch_bytes
+        {},
+        max_body_bytes=settings.max_body_bytes,
+        on_answer=_counter(slot),
+        max_batch_bytes=settings.max_batch_bytes,
+        edge=Edge.of(settings, slot),
     )
 
 
@@ -109,16 +118,21 @@ def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot
     def scorer_of(live: Live, split: bool) -> Score:
         return scorer(live, log, slot, admission, split=split, unit_field=settings.unit_field)
 
-    def set_paths(paths: Mapping[bytes, Score]) -> None:
-        door.endpoints = paths
+    overrides = Overrides(lambda live: scorer_of(live, False), log.register, slot)
+    door.overrides = overrides
+
+    def learned(live: Live, split: bool) -> Score:
+        score = scorer_of(live, split)
+        overrides.learn(score, live)
+        return score
 
     def flip(paths: Mapping[bytes, Asked]) -> None:
         if door.quick is not None:
             door.quick.flip(paths)
 
-    if settings.http == "direct" and not settings.unit_field:
+    if settings.http == "direct" and door.edge is None and not settings.unit_field:
         door.quick = Quick.of(log, slot, admission, max_body_bytes=settings.max_body_bytes)
-    return Served(scorer_of, set_paths, flip, Context.of(settings, log, slot, admission))
+    return Served(learned, door.take, flip, Context.of(settings, log, slot, admission))
 
 
 def _counter(slot: page.Slot) -> Callable[[int, int], None]:
@@ -152,6 +166,8 @@ def _config(settings: Settings, app: object, door: Door) -> uvicorn.Config:
         headers=[("server", "coppice")],
         server_header=False,
         backlog=4096,
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
         timeout_keep_alive=int(settings.keep_alive_s),
         timeout_graceful_shutdown=max(1, int(settings.stop_timeout_s)),
     )
@@ -202,7 +218,7 @@ async def _beat(slot: page.Slot, log: TrafficLog, door: Door, server: uvicorn.Se
         await asyncio.sleep(HEARTBEAT_S)
 
 
-def _finish(settings: Settings, served: Served, log: TrafficLog, slot: page.Slot) -> None:
+def _finish(settings: Settings, door: Door, served: Served, log: TrafficLog, slot: page.Slot) -> None:
     snapshots = served.snapshots().values()
     for snapshot in snapshots:
         for shadow in snapshot.shadows:
@@ -210,4 +226,6 @@ def _finish(settings: Settings, served: Served, log: TrafficLog, slot: page.Slot
     for snapshot in snapshots:
         snapshot.close()
     log.close(settings.stop_timeout_s)
+    if door.edge is not None and door.edge.watch is not None:
+        door.edge.watch.close(TELL_S)
     slot.state = page.STOPPED

@@ -217,9 +217,9 @@ def route(store: Path, model: str, arms: dict[str, str], shadow: str = "") -> No
 def _with(now: Snapshot, arms: dict[str, Arm], name: str, lane: Lane) -> Snapshot:
     arms[name] = msgspec.structs.replace(arms[name], lane=lane, inline=True)
     champion = arms["champion"]
-    arms = {
-        each: arm if arm.fallback is None else msgspec.structs.replace(arm, fallback=champion)
-        for each, arm in arms.items()
-    }
+    for each, arm in arms.items():
+        if arm.fallback is not None:
+            standing_in = msgspec.structs.replace(arm.fallback, lane=champion.lane, inline=champion.inline)
+            arms[each] = msgspec.structs.replace(arm, fallback=standing_in)
     points = tuple(arms[arm.name] for arm in now.points)
     return dataclasses.replace(now, champion=champion, arms=tuple(arms.values()), points=points)

@@ -32,6 +32,7 @@ HEAVY = [
     "model_signing",
     "sigstore",
     "cryptography",
+    "requests",  # which the exporter of spans brings; of OpenTelemetry itself, FastAPI loads the API
 ]
 # what is C is no Python module; Locust patches the interpreter; the naive peer reads a model when imported
 NOT_IMPORTED = ("compile._kernel", "serving._quick", "loadtests.locustfile", "loadtests.peers.naive")
@@ -136,7 +137,7 @@ def test_settings_and_the_readme_table_are_the_same() -> None:
         default = str(field.default)
         assert default in table[PREFIX + name.upper()] or not default, name
     # fifteen knobs; and what is none: whom to trust, who may administer, how often the store is asked, callers' deadlines,
-    # limits of requests of many rows
+    # limits of requests of many rows, who may ask, what is told of it, and the two files of TLS
     assert len(Settings.model_fields) <= 26
 
 

@@ -74,12 +74,35 @@ def test_every_conversation_is_the_same_in_every_way_of_serving(servers: dict[st
             assert got[title] == expected[title], (way, title)
 
 
+def test_every_conversation_is_the_same_with_an_edge_before_it(
+    servers: dict[str, Running], release: Release, serve: Callable[..., Running]
+) -> None:
+    """Told to the access log; and refused for want of a key, which the application's edge does before it reads the body."""
+    watched = serve(release.store, max_body_bytes=LIMIT, access_log=1)
+    expected, got = all_of(servers["asgi"], CONVERSATIONS), all_of(watched, CONVERSATIONS)
+    keyed = {
+        way: serve(release.store, max_body_bytes=LIMIT, api_keys="0" * 64, **WAYS[way]) for way in ("asgi", "direct")
+    }
+    refused = {way: all_of(server, CONVERSATIONS) for way, server in keyed.items()}
+    different = set()
+    for title in CONVERSATIONS:
+        assert got[title] == expected[title], title
+        if refused["direct"][title] != refused["asgi"][title]:
+            different.add(title)
+    assert different == {
+        "half a body",
+        "half a body behind a whole one",
+        "half-closed in a body",
+    }  # not read to its end
+    assert b"401" in refused["direct"]["a scoring request"].said
+
+
 @pytest.mark.parametrize("way", ["direct", "lane"])
 def test_where_uvicorn_errs_we_differ_and_say_why(way: str, release: Release, serve: Callable[..., Running]) -> None:
     server = serve(release.store, max_body_bytes=LIMIT, **WAYS[way])
     for title, (why, steps, statuses, end) in DIFFERENT.items():
         if way == "lane" and title == "half-closed behind a request":
-            continue  # as uvicorn: a peer that closes its side has gone, and its row is not scored
+            continue  # as uvicorn, and as docs/edge.md says: who closes a side while a row waits has gone
         heard = hold(server.port, steps)
         assert (heard.statuses, heard.end) == (statuses, end), (title, why, heard)
         assert b"late" not in heard.said, (title, why)  # what a trailer said
