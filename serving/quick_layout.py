@@ -144,6 +144,16 @@ def library() -> ctypes.PyDLL:
         raise QuickUnavailable(f"{path.name}: is of another version; install again")
     found.coppice_quick.restype = ctypes.c_int64
     found.coppice_quick.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64]
+    found.coppice_read_row.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_char_p,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+    ]
+    found.coppice_read_number.restype = found.coppice_point_of.restype = ctypes.c_int64
+    found.coppice_read_number.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p]
+    found.coppice_point_of.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64]
     found.coppice_salt.restype = None
     found.coppice_salt.argtypes = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p]
     return found

@@ -43,21 +43,6 @@ NUMBERS = st.one_of(
 )
 
 
-def library() -> Any:
-    found = quick_layout.library()
-    found.coppice_read_number.restype = found.coppice_point_of.restype = ctypes.c_int64
-    found.coppice_read_number.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p]
-    found.coppice_point_of.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64]
-    found.coppice_read_row.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_char_p,
-        ctypes.c_int64,
-        ctypes.c_void_p,
-    ]
-    return found
-
-
 def written(rng: random.Random) -> str:
     """A number as people and programs write it, half-way cases between two doubles among them."""
     kind = rng.randrange(7)
@@ -77,7 +62,7 @@ def written(rng: random.Random) -> str:
 
 
 def test_a_number_is_read_as_python_reads_it(size: Callable[[int, int], int]) -> None:
-    read, value, rng = library().coppice_read_number, ctypes.c_double(), random.Random(3)
+    read, value, rng = quick_layout.library().coppice_read_number, ctypes.c_double(), random.Random(3)
     count, taken = size(100_000, 5_000_000), 0
     for _ in range(count):
         text = written(rng)
@@ -92,12 +77,14 @@ def test_a_number_is_read_as_python_reads_it(size: Callable[[int, int], int]) ->
 @pytest.mark.parametrize("text", ["", "-", "01", "1.", ".5", "1e", "1e+", "+1", "- 1", "0x1", "NaN", "Infinity", "1_0"])
 def test_what_is_no_json_number_is_not_read_as_one(text: str) -> None:
     value = ctypes.c_double()
-    got = library().coppice_read_number(ctypes.addressof(POWERS), text.encode(), len(text), ctypes.addressof(value))
+    got = quick_layout.library().coppice_read_number(
+        ctypes.addressof(POWERS), text.encode(), len(text), ctypes.addressof(value)
+    )
     assert got < len(text) or not text
 
 
 def test_a_unit_has_the_point_that_hashlib_gives_it() -> None:
-    rng, salted, found = random.Random(4), (ctypes.c_uint64 * 8)(), library()
+    rng, salted, found = random.Random(4), (ctypes.c_uint64 * 8)(), quick_layout.library()
     for length in itertools.chain(range(1, 129), [rng.randrange(1, 129) for _ in range(2_000)]):
         salt, unit = rng.randbytes(rng.randrange(1, 65)), rng.randbytes(length)
         found.coppice_salt(salt, len(salt), ctypes.addressof(salted))
@@ -159,7 +146,7 @@ def test_a_row_is_what_the_decoder_makes_of_the_body(case: tuple[FeatureSchema, 
     endpoint = quick_layout.Endpoint(features=rows.features, width=rows.width, order=rows.order)
     row = np.zeros(schema.width)
     taken = [
-        library().coppice_read_row(
+        quick_layout.library().coppice_read_row(
             ctypes.addressof(endpoint), ctypes.addressof(POWERS), body, len(body), row.ctypes.data
         )
         for _ in range(2)  # the second time it expects the order of the first
