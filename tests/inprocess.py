@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 import uvicorn
 
 from serving import page, routes
+from serving.admission import PROBE_S
 from serving.app import Health, create
 from serving.board import Release
 from serving.lanes import Cost, Lane
@@ -24,6 +26,8 @@ from serving.settings import Settings
 from serving.traffic import TrafficLog
 from serving.worker import make_door, make_served
 
+T = TypeVar("T")
+PAUSE_S = 0.3
 Answered = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 
@@ -62,6 +66,7 @@ class InProcess:
     def __init__(self, store: Path, model: str, folder: Path, **knobs: Any) -> None:
         (folder / "pages").mkdir(parents=True)
         self.traffic = folder
+        self._ran = 0.0
         self.loop = asyncio.new_event_loop()
         self.slot = page.Page.create(folder / "pages" / "s.page", 1).slot(0)
         self.log = TrafficLog(folder, server="s", worker=0, slot=self.slot)
@@ -82,19 +87,19 @@ class InProcess:
     def direct(self, path: str, body: bytes, headers: dict[str, str]) -> Answered:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         sent = f"POST {path} HTTP/1.1\r\nhost: x\r\n{head}content-length: {len(body)}\r\n\r\n".encode() + body
-        return self.loop.run_until_complete(self._direct(sent))
+        return self._run(self._direct(sent))
 
     def raw(self, sent: bytes, *, quick: bool = True) -> bytes:
         """What a connection writes at once for what it reads; `quick` False: without C."""
         kept = self._door.quick
         self._door.quick = kept if quick else None
         try:
-            return self.loop.run_until_complete(self._raw(sent)).written
+            return self._run(self._raw(sent)).written
         finally:
             self._door.quick = kept
 
     def asgi(self, path: str, body: bytes | None, headers: dict[str, str]) -> Answered:
-        return self.loop.run_until_complete(self._asgi(path, body, headers))
+        return self._run(self._asgi(path, body, headers))
 
     def replace_lane(self, name: str, predictor: Any) -> None:
         """From now on the arm scores by that predictor, inline."""
@@ -127,6 +132,15 @@ class InProcess:
         assert self.log.close(20)
         self.live.snapshot.close()
         self.loop.close()
+
+    def _run(self, asking: Coroutine[Any, Any, T]) -> T:
+        """After a pause the loop, which stood still, must not be taken for one that is late."""
+        if monotonic() - self._ran > PAUSE_S:
+            self.loop.run_until_complete(asyncio.sleep(3 * PROBE_S))
+        try:
+            return self.loop.run_until_complete(asking)
+        finally:
+            self._ran = monotonic()
 
     async def _serving(self, settings: Settings) -> Served:
         return make_served(settings, self._door, self.log, self.slot)
