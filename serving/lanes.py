@@ -119,7 +119,7 @@ class Lane:
         inline_budget_us: float,
         tally: Tally,
     ) -> None:
-        self.reason: Reason = dispatch_reason(cost, inline_budget_us)
+        self.reason: Reason = dispatch_reason(cost, inline_budget_us, max_batch_rows)
         self.cost = cost
         self.probe_rows = predictor.probe_rows
         self.failed: Scores = math.nan if predictor.outputs == 1 else (math.nan,) * predictor.outputs
@@ -293,11 +293,11 @@ def _reader(scores: Matrix) -> Callable[[int], list[Scores]]:
     return lambda count: list(map(tuple, scores[:count].tolist()))
 
 
-def dispatch_reason(cost: Cost, inline_budget_us: float) -> Reason:
-    """The thread costs about 50 µs of hand-over and the tick about 5 µs of bookkeeping: each must be worth it."""
+def dispatch_reason(cost: Cost, inline_budget_us: float, max_batch_rows: int = 64) -> Reason:
+    """The thread costs about 50 µs of hand-over, the tick 20 beside an inline answer, which C gives: each must be worth it."""
     if cost.fixed_us + cost.row_us > inline_budget_us:
         return "busy"
-    return "tick" if cost.fixed_us > max(10.0, cost.row_us) else "inline"
+    return "tick" if max_batch_rows > 1 and cost.fixed_us > max(20.0, cost.row_us) else "inline"
 
 
 def measure(predictor: Bindable, rows: Matrix, max_batch_rows: int) -> Cost:
@@ -305,9 +305,9 @@ def measure(predictor: Bindable, rows: Matrix, max_batch_rows: int) -> Cost:
 
     `rows` are distinct (n, width) rows to cycle through: one row repeated would flatter trees.
     """
-    buffer = np.zeros((max_batch_rows, predictor.width))
-    run = predictor.bound(buffer, np.zeros((max_batch_rows, predictor.outputs)))
     batch = max(2, min(max_batch_rows, 32))
+    buffer = np.zeros((batch, predictor.width))
+    run = predictor.bound(buffer, np.zeros((batch, predictor.outputs)))
     single = _best_us(run, buffer, rows, 1)
     full = _best_us(run, buffer, rows, batch)
     row_us = max(0.0, (full - single) / (batch - 1))
