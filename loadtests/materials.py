@@ -1,12 +1,13 @@
 """What the benches serve and send: two small models behind a split, one large one, an expensive one; rows as JSON lines.
 
-Trained and compiled through the command line, as a user would; a bundle that exists is not made twice.
+Trained and compiled through the command line, as a user would.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ SMALL = {
     "lightgbm": "learning_rate = 0.03, num_leaves = 63, max_depth = 6",
 }
 LARGE_TREES = 1_500
+SLOW_TREES = 4_000
 
 
 def data(folder: Path) -> Path:
@@ -62,6 +64,14 @@ def large_model(folder: Path) -> None:
     coppice(folder, "routes", "publish", "large", "--arm", f"champion={digest}")
 
 
+def slow_model(folder: Path) -> None:
+    """`slow`: LightGBM, 4,000 trees of 255 leaves, in ONNX Runtime: milliseconds a row. A few minutes to make."""
+    say("training and compiling the slow model (some minutes)")
+    params = "learning_rate = 0.0002, num_leaves = 255, min_data_in_leaf = 1"
+    digest = _bundle(folder, "slow", "lightgbm", params, SLOW_TREES, compiled=("--backend", "onnx", "--no-cross-check"))
+    coppice(folder, "routes", "publish", "slow", "--arm", f"champion={digest}")
+
+
 def naive_model(folder: Path) -> None:
     """What the endpoints of `loadtests.peers.naive` read: XGBoost's own file."""
     from xgboost import XGBClassifier
@@ -71,7 +81,9 @@ def naive_model(folder: Path) -> None:
     model.fit(table[:, :-1], table[:, -1].astype(int)).save_model(folder / "naive.ubj")
 
 
-def _bundle(folder: Path, model: str, algorithm: str, params: str, trees: int, *options: str) -> str:
+def _bundle(
+    folder: Path, model: str, algorithm: str, params: str, trees: int, *options: str, compiled: Sequence[str] = ()
+) -> str:
     path = folder / f"{model}-{algorithm}.toml"
     recipe = f'model = "{model}"\nalgorithm = "{algorithm}"\nparams = {{ {params} }}\n'
     path.write_text(recipe + f"rounds = {{ most = {trees}, patience = {trees} }}\n", encoding="utf-8")
@@ -80,4 +92,4 @@ def _bundle(folder: Path, model: str, algorithm: str, params: str, trees: int, *
     if kept < 0.95 * trees:
         sys.exit(f"the {algorithm} model kept {kept} rounds of {trees}")
     version = next(line for line in reversed(printed.split("\n")) if line.startswith(f"{model}@"))
-    return coppice(folder, "compile", version.strip()).split()[-1]
+    return coppice(folder, "compile", version.strip(), *compiled).split()[-1]

@@ -74,7 +74,7 @@ class Taken:
     def ratio(self, title: str, to: str, connections: int, field: str = "per_second") -> float:
         """Of each round its own ratio, then the median: what slows a round slows both."""
         pairs = zip(self.samples[title, connections], self.samples[to, connections], strict=True)
-        return statistics.median(getattr(ours, field) / getattr(theirs, field) for ours, theirs in pairs)
+        return float(statistics.median(getattr(ours, field) / getattr(theirs, field) for ours, theirs in pairs))
 
     @property
     def errors(self) -> int:

@@ -139,6 +139,7 @@ class Lane:
         self._waiting: list[Waiting] = []
         self._running = 0  # rows of the batch that the thread has
         self._pace = 1.0  # what calls take, as a multiple of the measured cost: a moving average
+        self._learned = perf_counter_ns()
         self._flushing = False
         self._thread = ThreadPoolExecutor(1, "lane") if self.reason == "busy" else None
 
@@ -155,7 +156,7 @@ class Lane:
         """When a row that came now would be scored, in µs from now, by the cost as it is of late."""
         ahead = len(self._waiting) + self._running + 1
         calls = -(-ahead // self._max_batch_rows)
-        return self._pace * (calls * self.cost.fixed_us + ahead * self.cost.row_us)
+        return self._present_pace() * (calls * self.cost.fixed_us + ahead * self.cost.row_us)
 
     def refuse_if_full(self) -> None:
         if len(self._waiting) >= self._max_queue_rows:
@@ -204,19 +205,36 @@ class Lane:
         self._deliver(batch, started, scores, us)
 
     def _take(self) -> tuple[list[Waiting], list[Waiting]]:
-        """The next batch, without the late and the gone, which are the second list. Both empty: nothing waits."""
+        """The next batch, without the late and the gone, which are the second list. Both empty: nothing waits.
+
+        A row that would be answered after its deadline is late already: scoring it would only make others late. And a
+        batch ends where one more row would make the ones before it late.
+        """
         now = perf_counter_ns()
         batch: list[Waiting] = []
         unscored: list[Waiting] = []
         taken = 0
+        soonest = math.inf  # of the batch's deadlines
+        fixed_ns, row_ns = (1000 * self._present_pace() * us for us in self.cost)
         for waiting in self._waiting:
             if len(batch) == self._max_batch_rows:
                 break
+            ends = now + fixed_ns + (len(batch) + 1) * row_ns
+            if batch and ends > soonest:
+                break
             taken += 1
-            late = 0 < waiting.expires < now
-            (unscored if late or waiting.asker.disconnected else batch).append(waiting)
+            if waiting.asker.disconnected or 0 < waiting.expires < ends:
+                unscored.append(waiting)
+                continue
+            batch.append(waiting)
+            soonest = min(soonest, waiting.expires or math.inf)
         del self._waiting[:taken]
         return batch, unscored
+
+    def _present_pace(self) -> float:
+        """Forgotten where nothing was scored of late: what is refused for a pace would otherwise never show a better one."""
+        idle_s = (perf_counter_ns() - self._learned) / 1e9
+        return self._pace if idle_s < 1 else 1.0 + (self._pace - 1.0) * 0.5 ** min(idle_s, 100.0)
 
     def _score(self, batch: list[Waiting]) -> tuple[list[Scores], int]:
         """The scores and the µs they took. Only one thread is ever in here: the lane's own, or the loop's."""
@@ -248,6 +266,7 @@ class Lane:
         """One call in ten is forgotten in ten; a single slow one (a page fault, a neighbour) moves little."""
         expected = self.cost.fixed_us + rows * self.cost.row_us
         if expected > 0:
+            self._learned = perf_counter_ns()
             self._pace += 0.1 * (min(max(us / expected, 0.1), 100.0) - self._pace)
 
 

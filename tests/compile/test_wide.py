@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_parity import native_margin, thresholds
+from test_parity import thresholds
 
 from compile.flat import flatten
 from compile.kernel import FlatForest
