@@ -46,6 +46,7 @@ from serving.traffic import TrafficLog
 logger = logging.getLogger("coppice")
 
 HEARTBEAT_S = 0.2
+SWITCH_S = 0.0005  # a lane's thread that has scored waits this long for a busy loop; Python's own 5 ms would be most of a batch
 GRACE_S = 0.2  # between the last connection accepted and the close, for its first request to arrive
 EXIT_OK = 0
 EXIT_CANNOT_SERVE = 3  # the supervisor does not restart what would fail in the same way again
@@ -64,6 +65,7 @@ def main(settings: Settings, index: int, listener: socket.socket, page_path: Pat
 
 async def _serve(settings: Settings, index: int, listener: socket.socket, page_path: Path, alive: int) -> int:
     loop = asyncio.get_running_loop()
+    sys.setswitchinterval(SWITCH_S)
     shared = page.Page.open(page_path)
     slot = shared.slot(index)
     slot.begin(os.getpid())
