@@ -158,9 +158,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rate", type=float, default=1000, help="requests a second")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for soak.md")
+    parser.add_argument("--folder", type=Path, help="where models are made; default: a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        folder = (options.folder or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
         rows = materials.data(folder)
         digests = materials.small_models(folder)
         bodies = rows.read_bytes().splitlines()[:700]
