@@ -64,12 +64,28 @@ def large_model(folder: Path) -> None:
     coppice(folder, "routes", "publish", "large", "--arm", f"champion={digest}")
 
 
-def slow_model(folder: Path) -> None:
-    """`slow`: LightGBM, 4,000 trees of 255 leaves, in ONNX Runtime: milliseconds a row. A few minutes to make."""
-    say("training and compiling the slow model (some minutes)")
-    params = "learning_rate = 0.0002, num_leaves = 255, min_data_in_leaf = 1"
-    digest = _bundle(folder, "slow", "lightgbm", params, SLOW_TREES, compiled=("--backend", "onnx", "--no-cross-check"))
+def slow_model(folder: Path) -> Path:
+    """`slow`: LightGBM, 4,000 trees in ONNX Runtime, and the path of a row that takes milliseconds. Some minutes to make.
+
+    Labels alternate along one feature whose values grow more frequent, so that each split takes the last value off: trees are
+    chains of some hundred nodes, and a row of the first value passes all of them.
+    """
+    say(f"training and compiling the slow model ({SLOW_TREES:,} deep trees: some minutes)")
+    rng = np.random.default_rng(6)
+    step = np.repeat(np.arange(250), np.maximum(2, 1.025 ** np.arange(250)).round().astype(int))
+    rng.shuffle(step)
+    table = (rng.random((len(step), WIDTH)) < 0.5).astype(int)
+    table[:, 0] = step
+    lines = [",".join([*NAMES, "label"])]
+    lines += [",".join(map(str, [*row, row[0] % 2])) for row in table.tolist()]
+    (folder / "slow.csv").write_text("\n".join(lines), encoding="utf-8")
+    body = folder / "slow.json"
+    body.write_text(json.dumps(dict.fromkeys(NAMES, 0)), encoding="utf-8")
+    params = "learning_rate = 0.0005, num_leaves = 255, min_data_in_leaf = 1"
+    compiled = ("--backend", "onnx", "--no-cross-check")
+    digest = _bundle(folder, "slow", "lightgbm", params, SLOW_TREES, data="slow.csv", compiled=compiled)
     coppice(folder, "routes", "publish", "slow", "--arm", f"champion={digest}")
+    return body
 
 
 def naive_model(folder: Path) -> None:
@@ -82,12 +98,19 @@ def naive_model(folder: Path) -> None:
 
 
 def _bundle(
-    folder: Path, model: str, algorithm: str, params: str, trees: int, *options: str, compiled: Sequence[str] = ()
+    folder: Path,
+    model: str,
+    algorithm: str,
+    params: str,
+    trees: int,
+    *options: str,
+    data: str = "rows.csv",
+    compiled: Sequence[str] = (),
 ) -> str:
     path = folder / f"{model}-{algorithm}.toml"
     recipe = f'model = "{model}"\nalgorithm = "{algorithm}"\nparams = {{ {params} }}\n'
     path.write_text(recipe + f"rounds = {{ most = {trees}, patience = {trees} }}\n", encoding="utf-8")
-    printed = coppice(folder, "train", str(path), "--data", "rows.csv", "--target", "label", *options)
+    printed = coppice(folder, "train", str(path), "--data", data, "--target", "label", *options)
     kept = int(printed.split(" rounds kept")[0].split()[-1])
     if kept < 0.95 * trees:
         sys.exit(f"the {algorithm} model kept {kept} rounds of {trees}")
