@@ -9,7 +9,7 @@ How a row is dispatched is decided once, from the model's measured cost `fixed_u
 
 Rows wait in the lane's bounded buffer; `Overloaded` is raised when it is full. One whose deadline passed, or whose asker has
 gone, leaves it unscored. A batch that fails is scored again row by row, so that one bad row harms nobody else. What a batch
-really takes corrects the measured cost as it goes. All methods belong to the event loop's thread.
+really takes corrects the measured cost as it goes. All public methods belong to the event loop's thread.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import math
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from time import perf_counter_ns
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -141,6 +142,7 @@ class Lane:
         self._pace = 1.0  # what calls take, as a multiple of the measured cost: a moving average
         self._learned = perf_counter_ns()
         self._flushing = False
+        self._lock = Lock()  # of what waits, and of who takes it next
         self._thread = ThreadPoolExecutor(1, "lane") if self.reason == "busy" else None
 
     def last_row(self) -> bytes:
@@ -165,12 +167,13 @@ class Lane:
     def submit(self, row: bytes, done: Done, *, expires: int = 0, asker: Asker = PATIENT) -> None:
         """`done` is called on the loop with the row's score, at once if the lane is inline. Raises Overloaded."""
         self.refuse_if_full()
-        self._waiting.append(Waiting(row, perf_counter_ns(), expires, done, asker))
+        with self._lock:
+            self._waiting.append(Waiting(row, perf_counter_ns(), expires, done, asker))
+            starts, self._flushing = not self._flushing, True
         if self.reason == "inline":
             self._flush()
-        elif not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush if self.reason == "tick" else self._start_batch)
+        elif starts:
+            self._loop.call_soon(self._flush if self.reason == "tick" else self._start)
 
     def close(self) -> None:
         """No more rows will come; returns when the thread has finished the call it is in."""
@@ -186,23 +189,24 @@ class Lane:
                 self._deliver(batch, started, *self._score(batch))
             _leave(unscored)
 
-    def _start_batch(self) -> None:
-        batch, unscored = self._take()
-        self._running = len(batch)
-        self._flushing = bool(batch)
-        if batch:
-            self._hand_over(batch)
-        _leave(unscored)
-
-    def _hand_over(self, batch: list[Waiting]) -> None:
+    def _start(self) -> None:
         assert self._thread is not None
-        started = perf_counter_ns()
-        future = self._loop.run_in_executor(self._thread, self._score, batch)
-        future.add_done_callback(lambda done: self._finish_batch(batch, started, *done.result()))
+        self._thread.submit(self._work)
 
-    def _finish_batch(self, batch: list[Waiting], started: int, scores: list[Scores], us: int) -> None:
-        self._start_batch()  # before the answers are written, so that the thread does not idle meanwhile
-        self._deliver(batch, started, scores, us)
+    def _work(self) -> None:
+        """The lane's thread, until nothing waits. It takes the next batch itself: a loop that is busy refusing what comes too
+        much would leave it idle for a whole iteration, and that is when it is needed most."""
+        while True:
+            with self._lock:
+                batch, unscored = self._take()
+                self._running = len(batch)
+                self._flushing = bool(batch)
+            if unscored:
+                self._loop.call_soon_threadsafe(_leave, unscored)
+            if not batch:
+                return
+            started = perf_counter_ns()
+            self._loop.call_soon_threadsafe(self._deliver, batch, started, *self._score(batch))
 
     def _take(self) -> tuple[list[Waiting], list[Waiting]]:
         """The next batch, without the late and the gone, which are the second list. Both empty: nothing waits.
