@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,6 +60,9 @@ def coppice_plan(title: str, port: int, model: str, *flags: str, **settings: str
 def serving(plan: Plan, folder: Path, cores: Sequence[int]) -> Iterator[Server]:
     say(f"starting {plan.title}")
     address = f"http://127.0.0.1:{plan.port}"
+    with socket.socket() as look:
+        if look.connect_ex(("127.0.0.1", plan.port)) == 0:
+            sys.exit(f"{plan.title}: another server answers on port {plan.port}; stop it first")
     log_path = folder / f"{plan.port}.log"
     with log_path.open("wb") as log:
         began = perf_counter()
