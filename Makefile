@@ -6,9 +6,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV := $(BIN)/uv --system-certs pip
 RATE ?= 1000
 SECONDS ?= 60
+MINUTES ?= 10
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: help demo test check serve load bench bench-compile prove kinds lock clean
+.PHONY: help demo test check serve load bench bench-compile bench-overload soak prove kinds lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -34,9 +35,16 @@ load: $(READY) ## Locust at RATE=1000 for SECONDS=60 against HOST; its exit code
 	@$(BIN)/locust -f loadtests/locustfile.py --headless --only-summary --users 50 --spawn-rate 50 --run-time $(SECONDS)s \
 		--rate $(RATE) --host $(HOST) --csv var/load/locust --html var/load/report.html --summary var/load/summary.json
 
-bench: $(READY) ## wrk: bare app, Coppice, and the naive endpoint, interleaved on one core
+bench: $(READY) ## wrk: bare app, Coppice (a shadow, two workers, batches), the naive endpoint, interleaved
 	@command -v wrk > /dev/null || { echo "make bench needs wrk: apt-get install wrk" >&2; exit 2; }
 	@$(BIN)/python -m loadtests.bench
+
+bench-overload: $(READY) ## h2load at three times the capacity, an open loop; writes loadtests/results/overload.md
+	@command -v h2load > /dev/null || { echo "make bench-overload needs h2load: apt-get install nghttp2-client" >&2; exit 2; }
+	@$(BIN)/python -m loadtests.overload
+
+soak: $(READY) ## mixed traffic for MINUTES=10 while routes change: memory, descriptors, errors, the log's books
+	@$(BIN)/python -m loadtests.soak --minutes $(MINUTES)
 
 bench-compile: $(READY) ## compiled forms beside the native library and the usual ONNX conversion; writes loadtests/results/compile.md
 	@$(BIN)/python -m compile.bench

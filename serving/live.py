@@ -23,9 +23,10 @@ from compile.runtime import Predictor, open_predictor
 from compile.trust import Trust
 from serving import page
 from serving.answers import Encode, Wording
+from serving.cost import measure
 from serving.decoding import Decode, decoder
 from serving.inspection import refuse_other_inputs
-from serving.lanes import Lane, Scored, Tally, finite_test, measure
+from serving.lanes import Lane, Scored, Tally, finite_test
 from serving.quick_rows import QuickRows
 from serving.routes import CHAMPION, POINTS, Routes, read
 from serving.segments import Role

@@ -147,12 +147,14 @@ def _workers(slots: Sequence[page.Slot]) -> Iterator[Metric]:
     silence = GaugeMetricFamily("coppice_worker_silence_seconds", "since the last heartbeat", labels=["worker"])
     release = GaugeMetricFamily("coppice_worker_release", "release served", labels=["worker"])
     opened = GaugeMetricFamily("coppice_worker_open_bundles", "bundles open in the worker", labels=["worker"])
+    requests = CounterMetricFamily("coppice_worker_requests", "answers of the worker", labels=["worker"])
     for index, slot in enumerate(slots):
         ready.add_metric([str(index)], float(slot.state == page.READY))
         silence.add_metric([str(index)], max(0, now_us - slot.heartbeat_us) / 1e6)
         release.add_metric([str(index)], slot.serving)
         opened.add_metric([str(index)], slot.cells[page.OPEN_BUNDLES])
-    yield from (ready, silence, release, opened)
+        requests.add_metric([str(index)], sum(int(slot.cells[cell]) for cell in REQUESTS.values()))
+    yield from (ready, silence, release, opened, requests)
 
 
 def _sync(board: boards.Board) -> Iterator[Metric]:

@@ -52,7 +52,7 @@ logger = logging.getLogger("coppice")
 
 HEARTBEAT_S = 0.2
 GRACE_S = 0.2  # between the last connection accepted and the close, for its first request to arrive
-SWITCH_S = 0.001  # for how long a thread that decodes a large body keeps the interpreter from the loop
+SWITCH_S = 0.0005  # for how long a busy thread keeps the interpreter from another: the loop, or a lane that has scored
 TELL_S = 2.0  # for what waits to be told to access log and tracing; the log of traffic is sealed by then
 EXIT_OK = 0
 EXIT_CANNOT_SERVE = 3  # the supervisor does not restart what would fail in the same way again

@@ -17,7 +17,8 @@ from serving import page, routes
 from serving.admission import PROBE_S
 from serving.app import Health, create
 from serving.board import Release
-from serving.lanes import Cost, Lane
+from serving.cost import Cost
+from serving.lanes import Lane
 from serving.live import Arm, Loader, Snapshot
 from serving.protocol import direct
 from serving.quick import Quick

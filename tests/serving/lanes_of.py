@@ -19,7 +19,8 @@ from compile.bundle import locate
 from serving import page
 from serving.admission import Admission
 from serving.answers import Answer
-from serving.lanes import Cost, Lane
+from serving.cost import Cost
+from serving.lanes import Lane
 from serving.live import Arm, Live, Loader, Snapshot, lane_tally
 from serving.many import Context, Many, score_many
 from serving.scoring import scorer

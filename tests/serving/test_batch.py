@@ -24,7 +24,7 @@ from running import Running
 from test_tables import ARROW, PARQUET, parquet, stream, text, with_dictionaries
 
 from serving import page
-from serving.lanes import Cost
+from serving.cost import Cost
 from training.features import decode_matrix
 
 ROWS = mixed_rows(60, 8)

@@ -16,8 +16,8 @@ from slowly import BODY, Slow, Slowly, slowly
 
 from serving import page
 from serving.admission import MAX_LAG_NS, Admission
+from serving.cost import Cost
 from serving.errors import LoopLate
-from serving.lanes import Cost
 
 CHEAP = Cost(0.0, 1.0)  # what a model is thought to cost, where a test wants admission to let all in
 WAYS = pytest.mark.parametrize("http", ["direct", "asgi"])

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compile import open_predictor
+from serving.cost import Cost, dispatch_reason
 from serving.errors import Overloaded
-from serving.lanes import PATIENT, Cost, Lane, Scored, Scores, dispatch_reason, finite_test
+from serving.lanes import PATIENT, Lane, Scored, Scores, finite_test
 
 WAYS = {"inline": 1e9, "tick": 0.0, "busy": 0.0}
 

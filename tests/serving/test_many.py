@@ -24,8 +24,8 @@ from slowly import Slow
 
 from compile import open_predictor
 from serving import page
+from serving.cost import Cost
 from serving.errors import AskerGone, BodyTooLarge, DeadlinePassed, Overloaded, RequestRefused
-from serving.lanes import Cost
 
 WAYS = pytest.mark.parametrize("way", ["inline", "tick", "busy"])
 FOLDERS = itertools.count()
