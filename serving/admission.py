@@ -17,6 +17,7 @@ from serving.lanes import Lane
 
 PROBE_S = 0.01
 MAX_LAG_NS = 1_000_000_000  # a second behind, with or without a deadline, the queue before us is what harms everyone
+HEADROOM = 2
 WHOLE_MS = re.compile(rb"0{0,9}[1-9][0-9]{0,8}")
 
 
@@ -47,7 +48,8 @@ class Admission:
         if not budget_ns:
             return 0
         expires = arrived + budget_ns - lag_ns  # about as long as the loop is late, it waited in the socket, unseen
-        if now + 1000 * lane.wait_us() > expires:
+        room = HEADROOM if lane.depth else 1  # a queue that is filled up to the deadline answers everyone just too late
+        if now + room * 1000 * lane.wait_us() > expires:
             raise DeadlinePassed("this request can't be answered by its deadline")
         return expires
 
