@@ -25,6 +25,7 @@ from serving.door import Door
 from serving.heads import Named, named_headers, without_upgrade
 from serving.lead_in import LeadIn
 from serving.pending import Flow, Pending
+from serving.quick import LONGEST_ANSWER
 from serving.scoring import Score
 
 NONE, HEAD, BODY = range(3)
@@ -94,6 +95,12 @@ class _Direct(HttpToolsProtocol):
         length = quick.answer(quick.address, data, len(data))
         if not length:
             return False
+        if length < LONGEST_ANSWER:
+            pending = self._spare.of(perf_counter_ns(), keep_alive=True)
+            self._current = self.cycle = pending  # type: ignore[assignment]  # as below
+            self._spare = Pending(self)
+            quick.wait(length, pending, data)
+            return True
         self.transport.write(quick.out[: abs(length)])
         self._active_ns = perf_counter_ns()
         if length < 0 or quick.shadowed:
@@ -178,6 +185,13 @@ class _Direct(HttpToolsProtocol):
         """The answer of a request that was kept waiting."""
         if not self.transport.is_closing():
             self.write(answer, pending.arrived, pending.keep_alive)
+            self._answer_line()
+
+    def reply_laid_out(self, content: bytes) -> None:
+        """The same of a request that waited in C."""
+        if not self.transport.is_closing():
+            self.transport.write(content)
+            self._active_ns = perf_counter_ns()
             self._answer_line()
 
     def on_response_complete(self) -> None:

@@ -131,7 +131,7 @@ def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot
             door.quick.flip(paths)
 
     if settings.http == "direct" and door.edge is None and not settings.unit_field:
-        door.quick = Quick.of(log, slot, admission, max_body_bytes=settings.max_body_bytes)
+        door.quick = Quick.of(log, slot, admission, door.again, max_body_bytes=settings.max_body_bytes)
     return Served(learned, door.take, flip, Context.of(settings, log, slot, admission))
 
 
