@@ -27,7 +27,10 @@ from serving.documentation import openapi_of
 from serving.door import Door
 from serving.feedback import add_feedback
 from serving.heads import named_headers
+from serving.invocations import PINGS, add_invocations
+from serving.kserve_v1 import add_kserve_v1
 from serving.live import Arm
+from serving.oip import HEALTH, add_oip
 from serving.outcomes import OutcomeLog
 from serving.responses import AnswerResponse, no_model, read_body
 from serving.served import Served
@@ -35,7 +38,7 @@ from serving.served import Served
 logger = logging.getLogger("coppice")
 
 SCORING = ("/predict", "/predict/ab", "/v1/models/{model}/predict", "/v1/models/{model}/predict/ab")
-UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics"})
+UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics", *HEALTH, *PINGS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Health:
 
     ready: Callable[[], tuple[bool, dict[str, Any]]]
     metrics: Callable[[], bytes]
+    counted: Callable[[], Mapping[str, tuple[int, int]]] = dict
 
 
 def create(
@@ -62,6 +66,9 @@ def create(
     _add_health(app, health)
     _add_models(app, served)
     add_batch(app, served)
+    add_oip(app, served, health.ready, health.counted)
+    add_kserve_v1(app, served)
+    add_invocations(app, served, health.ready)
     if outcomes is not None:
         add_feedback(app, outcomes, served.many)
     if admin is not None:

@@ -11,6 +11,7 @@
         ├── BodyTooLarge          longer than the limit
         ├── ContentTypeRefused    a body of another kind
         ├── FieldRefused          one named field is missing, of the wrong type or out of range
+        ├── NotScored             a row that the model failed on, where the answer has no place to say which
         ├── NotWritten            outcomes that are not on disk: to be sent again
         └── Overloaded            the lane's queue is full
             ├── DeadlinePassed    the answer would come, or came, too late for its asker
@@ -82,6 +83,10 @@ class ContentTypeRefused(RequestRefused):
 
 
 class FieldRefused(RequestRefused):
+    pass
+
+
+class NotScored(RequestRefused):
     pass
 
 
