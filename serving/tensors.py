@@ -78,10 +78,9 @@ def from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview)
     kind = KINDS[datatype]
     if len(data) != count * kind.itemsize:
         raise BodyMalformed(f"{name}: has {len(data)} bytes; {list(shape)} of {datatype} has {count * kind.itemsize}")
-    if datatype == BOOL:
-        return np.frombuffer(data, np.uint8) != 0
-    numbers: npt.NDArray[Any] = np.frombuffer(data, kind)
-    return numbers
+    if datatype == BOOL:  # by hand: a byte that is neither 0 nor 1 is no boolean of numpy's
+        return np.not_equal(np.frombuffer(data, np.uint8), 0)
+    return np.frombuffer(data, kind)
 
 
 def to_bytes(datatype: str, values: npt.NDArray[Any] | Sequence[str]) -> bytes:
