@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -64,10 +64,10 @@ def create(
     for path in SCORING:
         app.add_api_route(path, _twin(path, door), methods=["POST"], name=path.strip("/"))
     _add_health(app, health)
+    add_kserve_v1(app, served)  # before the models' own path, which matches this one's
     _add_models(app, served)
     add_batch(app, served)
     add_oip(app, served, health.ready, health.counted)
-    add_kserve_v1(app, served)
     add_invocations(app, served, health.ready)
     if outcomes is not None:
         add_feedback(app, outcomes, served.many)
@@ -141,12 +141,22 @@ def _add_health(app: FastAPI, health: Health) -> None:
     async def healthz() -> Response:
         return AnswerResponse(plain(200, {"status": "alive"}))
 
-    @app.get("/readyz", tags=["health"], summary="All workers serve the committed generation")
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="All workers serve the committed generation",
+        responses={503: {"description": "not ready"}},
+    )
     async def readyz() -> Response:
         ready, details = health.ready()
         return AnswerResponse(plain(200 if ready else 503, {"ready": ready, **details}))
 
-    @app.get("/metrics", tags=["health"], summary="Prometheus metrics of all workers")
+    @app.get(
+        "/metrics",
+        tags=["health"],
+        summary="Prometheus metrics of all workers",
+        response_class=PlainTextResponse,
+    )
     async def metrics() -> Response:
         return Response(health.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -156,7 +166,12 @@ def _add_models(app: FastAPI, served: Served) -> None:
     async def models() -> Response:
         return AnswerResponse(plain(200, {"models": sorted(served.models)}))
 
-    @app.get("/v1/models/{model}", tags=["models"], summary="What serves, and what it accepts")
+    @app.get(
+        "/v1/models/{model}",
+        tags=["models"],
+        summary="What serves, and what it accepts",
+        responses={404: {"description": "no such model is served here"}},
+    )
     async def model(model: str) -> Response:
         if model not in served.models:
             raise HTTPException(404, no_model(model))

@@ -62,9 +62,9 @@ def add_invocations(app: FastAPI, served: Served, ready: Ready) -> None:
         return Response("\n", 200 if ready()[0] else 503, media_type="application/json")
 
     for path in PINGS:
-        app.add_api_route(path, ping, methods=["GET"], tags=["health"], summary="The default model can be asked")
+        app.add_api_route(path, ping, methods=["GET"], include_in_schema=False)  # no JSON, though it must say so
 
-    @app.get("/version", tags=["mlflow"], summary="The version of MLflow whose protocol is spoken")
+    @app.get("/version", include_in_schema=False)
     async def version() -> Response:
         return Response(PROTOCOL, 200, media_type="application/json")
 

@@ -52,12 +52,16 @@ def test_a_client_gets_what_it_would_from_its_own_server(script: str, store: Pat
     run_client(script, str(server.port), str(store.parent / "facts.json"))
 
 
+def test_the_server_keeps_what_its_openapi_says(server: Running, size: Callable[[int, int], int]) -> None:
+    run_client("openapi.py", str(server.port), str(size(5, 200)))
+
+
 def run_client(script: str, *arguments: str) -> str:
     assert CLIENTS.exists(), "the environment of the clients is missing: run `make clients`"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     call = [str(CLIENTS), str(ROOT / "tests" / "clients" / script), *arguments]
     done = subprocess.run(call, capture_output=True, text=True, timeout=200, env=environment, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-6000:]
+    assert done.returncode == 0, done.stdout[-12000:] + done.stderr[-6000:]
     return done.stdout
 
 
