@@ -161,3 +161,9 @@ def test_the_outputs_of_a_task_are_its_answers(server: InProcess) -> None:
         "prediction": ["outlier", "inlier"],
         "score": [-0.1, 0.1],
     }
+
+
+def test_the_example_in_the_openapi_is_answered(server: InProcess) -> None:
+    document = json.loads(server.asgi("/openapi.json", None, {})[2])
+    body = document["paths"][INFER]["post"]["requestBody"]["content"]["application/json"]
+    assert infer(server, body["example"])[0] == 200

@@ -53,7 +53,7 @@ def test_a_client_gets_what_it_would_from_its_own_server(script: str, store: Pat
 
 
 def test_the_server_keeps_what_its_openapi_says(server: Running, size: Callable[[int, int], int]) -> None:
-    run_client("openapi.py", str(server.port), str(size(5, 200)))
+    run_client("openapi.py", str(server.port), str(size(5, 100)))
 
 
 def run_client(script: str, *arguments: str) -> str:
