@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,7 +28,10 @@ from serving.door import Door
 from serving.edge import EdgeApp
 from serving.feedback import add_feedback
 from serving.heads import named_headers
+from serving.invocations import PINGS, add_invocations
+from serving.kserve_v1 import add_kserve_v1
 from serving.live import Arm
+from serving.oip import HEALTH, add_oip
 from serving.outcomes import OutcomeLog
 from serving.responses import AnswerResponse, no_model, read_body
 from serving.served import Served
@@ -36,7 +39,7 @@ from serving.served import Served
 logger = logging.getLogger("coppice")
 
 SCORING = ("/predict", "/predict/ab", "/v1/models/{model}/predict", "/v1/models/{model}/predict/ab")
-UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics"})
+UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics", *HEALTH, *PINGS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Health:
 
     ready: Callable[[], tuple[bool, dict[str, Any]]]
     metrics: Callable[[], bytes]
+    counted: Callable[[], Mapping[str, tuple[int, int]]] = dict
 
 
 def create(
@@ -61,8 +65,11 @@ def create(
     for path in SCORING:
         app.add_api_route(path, _twin(path, door), methods=["POST"], name=path.strip("/"))
     _add_health(app, health)
+    add_kserve_v1(app, served)  # before the models' own path, which matches this one's
     _add_models(app, served)
     add_batch(app, served)
+    add_oip(app, served, health.ready, health.counted)
+    add_invocations(app, served, health.ready)
     if outcomes is not None:
         add_feedback(app, outcomes, served.many)
     if admin is not None:
@@ -135,12 +142,22 @@ def _add_health(app: FastAPI, health: Health) -> None:
     async def healthz() -> Response:
         return AnswerResponse(plain(200, {"status": "alive"}))
 
-    @app.get("/readyz", tags=["health"], summary="All workers serve the committed generation")
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="All workers serve the committed generation",
+        responses={503: {"description": "not ready"}},
+    )
     async def readyz() -> Response:
         ready, details = health.ready()
         return AnswerResponse(plain(200 if ready else 503, {"ready": ready, **details}))
 
-    @app.get("/metrics", tags=["health"], summary="Prometheus metrics of all workers")
+    @app.get(
+        "/metrics",
+        tags=["health"],
+        summary="Prometheus metrics of all workers",
+        response_class=PlainTextResponse,
+    )
     async def metrics() -> Response:
         return Response(health.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -150,7 +167,12 @@ def _add_models(app: FastAPI, served: Served) -> None:
     async def models() -> Response:
         return AnswerResponse(plain(200, {"models": sorted(served.models)}))
 
-    @app.get("/v1/models/{model}", tags=["models"], summary="What serves, and what it accepts")
+    @app.get(
+        "/v1/models/{model}",
+        tags=["models"],
+        summary="What serves, and what it accepts",
+        responses={404: {"description": "no such model is served here"}},
+    )
     async def model(model: str) -> Response:
         if model not in served.models:
             raise HTTPException(404, no_model(model))

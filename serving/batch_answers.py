@@ -96,9 +96,18 @@ def _arrow(columns: list[tuple[str, bool, list[Any]]], rows: int) -> bytes:
 
 
 def _answer(now: Snapshot, many: Many, split: bool, kind: bytes, body: bytes, status: int = 200) -> Answer:
-    head = b"content-length: %d\r\ncontent-type: %b\r\nx-request-id: %b\r\n" % (len(body), kind, many.request_id)
-    if not split:
-        head += f"x-model-version: {now.champion.manifest.version}\r\nx-arm: {now.champion.name}\r\n".encode("latin-1")
+    return marked(now, None if split else now.champion, many, kind, body, status)
+
+
+def marked(
+    now: Snapshot, arm: Arm | None, many: Many, kind: bytes, body: bytes, status: int = 200, more: bytes = b""
+) -> Answer:
+    """The body as an answer with the marks of a single one; `arm` None: the rows were answered by several."""
+    head = b"content-length: %d\r\ncontent-type: %b\r\nx-request-id: %b\r\n%b" % (
+        len(body), kind, many.request_id, more,
+    )  # fmt: skip
+    if arm is not None:
+        head += f"x-model-version: {arm.manifest.version}\r\nx-arm: {arm.name}\r\n".encode("latin-1")
     times = [f"{name};dur={us / 1000:.3f}" for name, us in zip(("parse", "queue", "score"), _times(many), strict=True)]
     head += f"x-routes-generation: {now.routes.generation}\r\nserver-timing: {', '.join(times)}\r\n".encode("latin-1")
     return Answer(status, head, body)

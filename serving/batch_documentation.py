@@ -26,13 +26,12 @@ def describe_batch(operation: dict[str, Any], now: Snapshot, row: dict[str, Any]
     rows = {"type": "array", "items": row}
     bodies = {
         "oneOf": [
-            {"type": "object", "required": ["rows"], "properties": {"rows": rows}, "additionalProperties": False},
+            {"type": "object", "required": ["rows"], "properties": {"rows": rows}},
             rows,
             {
                 "type": "object",
                 "required": ["columns"],
                 "properties": {"columns": {"type": "object", "required": list(columns), "properties": columns}},
-                "additionalProperties": False,
             },
         ]
     }

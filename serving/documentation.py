@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from serving.batch_documentation import describe_batch
 from serving.live import Snapshot
+from serving.protocol_documentation import describe_protocol, is_protocol
 from serving.served import Served
 from serving.tasks import answer_schema
 from training.features import Feature
@@ -36,8 +37,11 @@ def openapi_of(app: FastAPI, served: Served) -> dict[str, Any]:
     """The document of the release that serves now: built for each request of it, since a flip may change it."""
     document = get_openapi(title=app.title, version="1", summary=app.summary, routes=app.routes)
     paths: dict[str, Any] = {}
+    rows = {name: _body(live.snapshot) for name, live in served.models.items()}
     for path, operations in document["paths"].items():
-        if not path.endswith(("/predict", "/predict/ab", "/predict/batch")):
+        if is_protocol(path):
+            paths |= describe_protocol(path, operations, served, rows)
+        elif not path.endswith(("/predict", "/predict/ab", "/predict/batch")):
             paths[path] = operations
         elif "{model}" in path:
             for name, live in sorted(served.models.items()):

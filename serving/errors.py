@@ -12,6 +12,7 @@
         ├── ContentTypeRefused    a body of another kind
         ├── OverrideRefused       `x-arm` by who may not
         ├── FieldRefused          one named field is missing, of the wrong type or out of range
+        ├── NotScored             a row that the model failed on, where the answer has no place to say which
         ├── NotWritten            outcomes that are not on disk: to be sent again
         └── Overloaded            the lane's queue is full
             ├── DeadlinePassed    the answer would come, or came, too late for its asker
@@ -87,6 +88,10 @@ class OverrideRefused(RequestRefused):
 
 
 class FieldRefused(RequestRefused):
+    pass
+
+
+class NotScored(RequestRefused):
     pass
 
 

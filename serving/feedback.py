@@ -136,7 +136,9 @@ _ONE = {
     "additionalProperties": False,
     "properties": {
         "request_id": {"type": "string", "pattern": "^[A-Za-z0-9._:/+=@-]{1,128}$"},
-        "value": {"anyOf": [{"type": "number"}, {"type": "boolean"}, {"type": "string", "maxLength": 64}]},
+        "value": {
+            "anyOf": [{"type": "number"}, {"type": "boolean"}, {"type": "string", "maxLength": MOST_LABEL_BYTES}]
+        },
         "row": {"type": "integer", "minimum": 0, "maximum": MOST_ROW, "default": 0},
         "ts": {"anyOf": [{"type": "number", "minimum": 0, "maximum": LAST_S}, {"type": "null"}]},
     },

@@ -124,16 +124,21 @@ def _histogram(
     return family
 
 
-def _arms(slots: Sequence[page.Slot]) -> Iterator[Metric]:
-    labels = ["model", "version", "arm"]
-    rows = CounterMetricFamily("coppice_arm_rows", "rows answered by the arm", labels=labels)
-    errors = CounterMetricFamily("coppice_arm_errors", "rows the arm failed on", labels=labels)
+def arm_counts(slots: Sequence[page.Slot]) -> dict[str, tuple[int, int]]:
+    """(rows, errors) of each `model/version/arm`, over all workers."""
     sums: dict[str, tuple[int, int]] = {}
     for slot in slots:
         for label, row_count, error_count in slot.series_counts():
             before = sums.get(label, (0, 0))
             sums[label] = (before[0] + row_count, before[1] + error_count)
-    for label, (row_count, error_count) in sums.items():
+    return sums
+
+
+def _arms(slots: Sequence[page.Slot]) -> Iterator[Metric]:
+    labels = ["model", "version", "arm"]
+    rows = CounterMetricFamily("coppice_arm_rows", "rows answered by the arm", labels=labels)
+    errors = CounterMetricFamily("coppice_arm_errors", "rows the arm failed on", labels=labels)
+    for label, (row_count, error_count) in arm_counts(slots).items():
         values = [*label.split("/"), "", ""][:3]
         rows.add_metric(values, row_count)
         errors.add_metric(values, error_count)

@@ -36,7 +36,7 @@ from serving.errors import ServingError
 from serving.flip import Flipper
 from serving.live import Live, Loader
 from serving.many import Context
-from serving.metrics import render
+from serving.metrics import arm_counts, render
 from serving.outcomes import OutcomeLog
 from serving.overrides import Overrides
 from serving.protocol import direct
@@ -81,7 +81,7 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     served = make_served(settings, door, log, slot)
     flipper = Flipper(shared.board, slot, Loader(settings, log, slot, loop), served)
     await flipper.first()
-    health = Health(ready=lambda: readiness(shared), metrics=lambda: render(shared))
+    health = Health(lambda: readiness(shared), lambda: render(shared), lambda: arm_counts(shared.slots()))
     outcomes = OutcomeLog(settings.traffic / "outcomes", server=page_path.stem, worker=index, slot=slot, loop=loop)
     server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot), outcomes), door))
     gc.collect()

@@ -1,0 +1,117 @@
+"""What the routes of other servers' protocols share: one request, from its body to its answer, in that protocol's words.
+
+A protocol says how a body becomes rows and how scores become a body (`Question`), and how a refusal is spelled (`Refuse`).
+The rest is as at `/predict/batch`: bounded bodies, the schema's rules, the lanes, the log, the marks in the headers. A body
+may be compressed (gzip, deflate), and so may an answer of `WORTH_BYTES` or more, where the sender accepts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+import zlib
+from collections.abc import Callable
+from time import perf_counter_ns, time_ns
+from typing import NamedTuple
+
+import msgspec
+from fastapi import Request
+from fastapi.responses import Response
+
+from serving.answers import STATUS_OF, Answer
+from serving.batch import LOOP_BYTES, LOOP_ROWS, Watcher
+from serving.compressed import inflate
+from serving.errors import BodyTooLarge, RequestRefused
+from serving.heads import named_headers
+from serving.live import Arm, Snapshot
+from serving.many import Context, Many, sane_id, score_many
+from serving.responses import AnswerResponse, read_body
+
+logger = logging.getLogger("coppice")
+
+WORTH_BYTES = 1024  # below this, compressing costs more than it saves
+BROKEN = "internal error; the server's log has the cause"
+
+
+class Question(NamedTuple):
+    """A body, read: its rows as `Decode` makes them, and what writes the answer. `timeout` as x-request-timeout-ms."""
+
+    rows: list[bytes]
+    write: Callable[[Many], Answer]
+    timeout: bytes = b""
+
+
+Read = Callable[[bytes], Question]
+"""Of a body; any thread. Raises RequestRefused."""
+Refuse = Callable[[int, str, bytes], Answer]
+"""(status, message, request id) -> the refusal, as the protocol spells it"""
+
+
+async def exchange(context: Context, request: Request, now: Snapshot, arm: Arm, read: Read, refuse: Refuse) -> Response:
+    """The answer of `arm` to the request. Never raises."""
+    arrived = perf_counter_ns()
+    request_id = sane_id(context, named_headers(request.headers.raw)[0], time_ns() // 1000)
+    try:
+        with context.body(request.headers.get("content-length")):
+            answer = await _answer(context, request, now, arm, read, request_id, arrived)
+    except RequestRefused as refused:
+        answer = refuse(status_of(refused), refused.message, request_id)
+    except Exception:  # endpoint edge: this request fails, its connection and its worker go on
+        logger.exception("a request of many rows failed")
+        answer = refuse(500, BROKEN, request_id)
+    return AnswerResponse(answer)
+
+
+def status_of(refused: RequestRefused) -> int:
+    """As at our own paths, but that a value against the schema is a 400: these protocols know no 422."""
+    status = STATUS_OF[type(refused)]
+    return 400 if status == 422 else status
+
+
+def alone(arm: Arm) -> Arm:
+    """The arm without the champion behind it: who asks for a version must not get another's answer."""
+    return msgspec.structs.replace(arm, fallback=None)
+
+
+def compressed(answer: Answer, accepted: str) -> Answer:
+    """The answer in the first of gzip and deflate that an accept-encoding names, where that is worth it."""
+    offers = [offer.partition(";") for offer in accepted.lower().split(",")]
+    names = {name.strip() for name, _, weight in offers if weight.replace(" ", "") not in ("q=0", "q=0.0")}
+    name = next((name for name in ("gzip", "deflate") if name in names), "")
+    if not name or len(answer.body) < WORTH_BYTES:
+        return answer
+    body = gzip.compress(answer.body, 1, mtime=0) if name == "gzip" else zlib.compress(answer.body, 1)
+    head = answer.head.replace(b"content-length: %d\r\n" % len(answer.body), b"content-length: %d\r\n" % len(body), 1)
+    return Answer(answer.status, head + f"content-encoding: {name}\r\nvary: accept-encoding\r\n".encode(), body)
+
+
+async def _answer(
+    context: Context, request: Request, now: Snapshot, arm: Arm, read: Read, request_id: bytes, arrived: int
+) -> Answer:
+    _, unit, _, timeout, _ = named_headers(request.headers.raw)
+    encoding = request.headers.get("content-encoding", "").encode("latin-1")
+    accepted = request.headers.get("accept-encoding", "")
+    body, received = await read_body(request, context.max_bytes)
+    if received > context.max_bytes:
+        raise BodyTooLarge.over(context.max_bytes)
+    watcher = Watcher(request)
+    try:
+        loop = asyncio.get_running_loop()
+
+        def question() -> Question:
+            return read(inflate(body, encoding, context.max_bytes))
+
+        aside = encoding or len(body) > LOOP_BYTES
+        asked = await loop.run_in_executor(context.thread, question) if aside else question()
+        many = await score_many(
+            context, now, arm, asked.rows,
+            request_id=request_id, unit=unit, timeout=timeout or asked.timeout, arrived=arrived, asker=watcher,
+        )  # fmt: skip
+
+        def spelled() -> Answer:
+            return compressed(asked.write(many), accepted)
+
+        return await loop.run_in_executor(context.thread, spelled) if len(asked.rows) > LOOP_ROWS else spelled()
+    finally:
+        watcher.stop()
