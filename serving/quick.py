@@ -82,6 +82,7 @@ class Quick:
         self._door.out, self._door.room = address(self.out), ROOM
         self.address = address(self._door)
         self.answer = self._library.coppice_quick
+        log.renew_arena = self.renew
         self.renew()
 
     @classmethod
