@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -22,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.admin import Admin, add_admin
 from serving.answers import Answer, failed, plain
+from serving.card_page import add_card
 from serving.documentation import openapi_of
 from serving.door import Door
 from serving.heads import named_headers
@@ -42,7 +44,9 @@ class Health:
     metrics: Callable[[], bytes]
 
 
-def create(served: Served, door: Door, health: Health, admin: Admin | None = None) -> ASGIApp:
+def create(
+    served: Served, door: Door, health: Health, admin: Admin | None = None, store: Path | None = None
+) -> ASGIApp:
     """The application of one worker. Every answer is counted and, while draining, says `connection: close`."""
     app = FastAPI(
         title="Coppice",
@@ -55,6 +59,8 @@ def create(served: Served, door: Door, health: Health, admin: Admin | None = Non
         app.add_api_route(path, _twin(path, door), methods=["POST"], name=path.strip("/"))
     _add_health(app, health)
     _add_models(app, served)
+    if store is not None:
+        add_card(app, served, store)
     if admin is not None:
         add_admin(app, admin)
     _add_errors(app)

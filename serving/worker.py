@@ -40,6 +40,7 @@ from serving.readiness import readiness
 from serving.scoring import Score, scorer
 from serving.served import Served
 from serving.settings import Settings
+from serving.store import local_folder
 from serving.traffic import TrafficLog
 
 logger = logging.getLogger("coppice")
@@ -72,7 +73,8 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     flipper = Flipper(shared.board, slot, Loader(settings, log, slot, loop), served)
     await flipper.first()
     health = Health(ready=lambda: readiness(shared), metrics=lambda: render(shared))
-    server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot)), door))
+    store = local_folder(settings.store, settings.traffic)
+    server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot), store), door))
     gc.collect()
     gc.freeze()  # what is loaded now lives as long as the process: no collection need look at it again
 

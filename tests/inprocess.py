@@ -66,7 +66,8 @@ class InProcess:
         served = self.loop.run_until_complete(self._served(settings))
         served.flip(Release(1, model, {model: 1}), {model: snapshot})
         self.live = served.models[model]
-        self._app = create(served, self._door, Health(ready=lambda: (True, {}), metrics=lambda: b""))
+        health = Health(ready=lambda: (True, {}), metrics=lambda: b"")
+        self._app = create(served, self._door, health, store=store)
 
     def direct(self, path: str, body: bytes, headers: dict[str, str]) -> Answered:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
