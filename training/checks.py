@@ -81,4 +81,4 @@ def _duplicates(train: pd.DataFrame, holdout: pd.DataFrame, train_labels: Labels
 
 def _hashes(frame: pd.DataFrame) -> Hashes:
     as_text = frame.astype(object).where(frame.notna(), None).map(lambda value: "" if value is None else str(value))
-    return pd.util.hash_pandas_object(as_text, index=False).to_numpy(dtype=np.uint64)
+    return np.asarray(pd.util.hash_pandas_object(as_text, index=False), dtype=np.uint64)

@@ -108,7 +108,8 @@ def diff(
 
 def lineage(
     reference: Annotated[
-        str, typer.Argument(metavar="NAME[@ALIAS|@VERSION] or DIGEST", help="a registered version, or a bundle's digest")
+        str,
+        typer.Argument(metavar="NAME[@ALIAS|@VERSION] or DIGEST", help="a registered version, or a bundle's digest"),
     ],
     as_json: AsJson = False,
 ) -> None:
