@@ -25,7 +25,7 @@ PICTURES = {
     "costs": "Cost by threshold",
 }
 MOST_CHARACTERS = 5000  # of a description in the registry
-SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~&$-])")
+SPECIAL = re.compile(r"([\\`*\[\]<>#!|~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 
 def write(

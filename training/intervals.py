@@ -3,7 +3,8 @@
 A resample of n rows with replacement is how often each row was drawn. So a metric that takes weights serves both: all
 ones for the figure itself, drawn counts for its spread; and two models asked with the same counts are compared in pairs.
 Rates are sums, and so products of matrices; the AUC comes from ranks, half of each tie counting. What a resample can't
-say, such as an AUC without negatives, is NaN there, and no figure at all where that happens often.
+say, such as an AUC without negatives, is NaN there, and no figure at all where that happens often. The calibration error
+has no interval: it adds up distances, which a resample's own noise makes larger, so that percentiles lie above the figure.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Labels = npt.NDArray[np.bool_]
 
 BINS = 10
 CELLS = 1_000_000  # weights held at once: 8 MB
+NO_INTERVAL = "calibration_error"
 LEAST_ESTIMABLE = 0.9  # of the resamples; below it there is no interval
 RATES = ("accuracy", "precision", "recall", "f1", "selection_rate", "false_positive_rate")
 MEASURES = (*RATES, "roc_auc", "log_loss", "brier", "calibration_error")
@@ -147,11 +149,15 @@ def interval(value: float, drawn: Floats, level: float) -> Interval:
 
 def intervals(model: Judged, count: int, level: float, seed: int) -> dict[str, Interval]:
     drawn = draws([model], count, seed)[0]
-    return {name: interval(value, drawn[name], level) for name, value in figures(model).items()}
+    return {name: _ends(name, value, drawn[name], level) for name, value in figures(model).items()}
 
 
 def differences(model: Judged, other: Judged, count: int, level: float, seed: int) -> dict[str, Interval]:
     """Model minus other, on the same rows under the same resamples."""
     ours, theirs = draws([model, other], count, seed)
     here, there = figures(model), figures(other)
-    return {name: interval(here[name] - there[name], ours[name] - theirs[name], level) for name in MEASURES}
+    return {name: _ends(name, here[name] - there[name], ours[name] - theirs[name], level) for name in MEASURES}
+
+
+def _ends(name: str, value: float, drawn: Floats, level: float) -> Interval:
+    return Interval(value, None, None) if name == NO_INTERVAL else interval(value, drawn, level)

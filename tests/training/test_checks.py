@@ -38,7 +38,7 @@ def test_clean_data_draw_no_warning() -> None:
         (~LABELS, "copy"),
         (np.where(LABELS, "paid", "gone"), "copy"),
         (LABELS + RNG.normal(size=600) * 0.27, "alone has an AUC"),
-        (-LABELS - RNG.normal(size=600) * 0.27, "alone has an AUC"),
+        (-LABELS.astype(float) - RNG.normal(size=600) * 0.27, "alone has an AUC"),
         (RNG.permutation(600), "name rows"),
         ([f"customer {n}" for n in range(600)], "name rows"),
     ],

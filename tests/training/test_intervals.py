@@ -101,6 +101,7 @@ def test_a_model_is_not_different_from_itself_and_pairs_tell_more_than_two_inter
     positive, probability = rows(500, 2)
     model = judged(positive, probability, 0.5)
     none = differences(model, model, 200, 0.95, 1)
+    assert none.pop("calibration_error").value == 0
     assert all((found.value, found.low, found.high) == (0, 0, 0) for found in none.values())
     worse = judged(positive, np.clip(probability + 0.02 * np.random.default_rng(1).normal(size=500), 0, 1), 0.5)
     paired = differences(model, worse, 500, 0.95, 1)["brier"]
