@@ -2,7 +2,9 @@
 
 What it really does: each of its clients (connections) sends at a fixed rate, but over HTTP/1.1 has one request under way; one
 that falls due meanwhile is sent when the answer is there. The load is open as long as a client is answered before its next
-request is due, so there are so many clients that each has `CLIENT_S` for it. What was sent, not what was asked for, is told.
+request is due, so there are so many clients that each has `CLIENT_S` for it. All clients of a process send at one moment, a
+burst as large as their number; so there are several processes, started a fraction of that time apart. What was sent, not what
+was asked for, is told.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +24,7 @@ from loadtests.servers import Server
 
 CLIENT_S = 0.4
 MOST_CLIENTS = 1_000
+PROCESSES = 16
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,13 +66,26 @@ def run_h2load(
     server: Server, path: str, body: Path, clients: int, per_second: float | None, seconds: float, cores: Sequence[int]
 ) -> Requests:
     """`per_second` None: a closed loop, each client sending when it is answered."""
+    shares = [clients] if per_second is None else [len(part) for part in np.array_split(np.arange(clients), PROCESSES)]
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "requests"
-        call = ["taskset", "-c", ",".join(map(str, cores)), "h2load", "--h1", "-t1", f"-c{clients}", f"-D{seconds:g}s"]
-        call += ["-d", str(body), "-H", "content-type: application/json", f"--log-file={log}"]
-        call += [f"--rps={per_second / clients:.4f}"] if per_second else []
-        ran = subprocess.run([*call, server.address + path], capture_output=True, text=True, check=False)
-        if ran.returncode or not log.exists():
-            sys.exit(f"h2load: {ran.stdout}{ran.stderr}")
-        text = log.read_text(encoding="utf-8")
-    return Requests(np.array(text.split(), dtype=np.int64))
+        running = []
+        for n, share in enumerate(shares):
+            call = [
+                "taskset",
+                "-c",
+                ",".join(map(str, cores)),
+                "h2load",
+                "--h1",
+                "-t1",
+                f"-c{share}",
+                f"-D{seconds:g}s",
+            ]
+            call += ["-d", str(body), "-H", "content-type: application/json", f"--log-file={folder}/{n}"]
+            call += [f"--rps={per_second / clients:.4f}"] if per_second else []
+            running.append(subprocess.Popen([*call, server.address + path], stdout=subprocess.DEVNULL))
+            if per_second:
+                sleep(clients / per_second / len(shares))
+        if any(process.wait() for process in running):
+            sys.exit("h2load failed; it says why above")
+        logs = [(Path(folder) / str(n)).read_text(encoding="utf-8").split() for n in range(len(shares))]
+    return Requests(np.array([cell for log in logs for cell in log], dtype=np.int64))

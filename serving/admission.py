@@ -18,6 +18,7 @@ from serving.lanes import Lane
 
 PROBE_S = 0.01
 MAX_LAG_NS = 1_000_000_000  # a second behind, with or without a deadline, the queue before us is what harms everyone
+HEADROOM = 2  # a queue that is filled up to the deadline answers everyone just too late
 WHOLE_MS = re.compile(rb"0{0,9}[1-9][0-9]{0,8}")
 
 
@@ -50,7 +51,7 @@ class Admission:
             raise LoopLate("the server is behind; this request would be answered too late")
         for lane, rows in wanted:
             lane.refuse_if_full()
-            besides_us += lane.wait_us(rows)
+            besides_us += (HEADROOM if lane.depth else 1) * lane.wait_us(rows)
         if not budget_ns:
             return 0
         expires = arrived + budget_ns - lag_ns  # about as long as the loop is late, it waited in the socket, unseen

@@ -290,7 +290,7 @@ def test_a_deadline_that_passes_on_the_way_ends_the_work(way: str, release: Rele
         assert 0 < scored < 3000
         assert parts.slot.cells[page.SHED_DEADLINE] == 3000 - scored
 
-    costs = {"inline": Cost(0.0, 1.0), "tick": Cost(11.0, 1.0), "busy": Cost(0.0, 1.0)}
+    costs = {"inline": Cost(0.0, 1.0), "tick": Cost(21.0, 1.0), "busy": Cost(0.0, 1.0)}
     run(release, tmp_path, test, way, models={"champion": Slow(0.0, 0.001)}, cost=costs[way])
 
 
