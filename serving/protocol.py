@@ -91,7 +91,7 @@ class _Direct(HttpToolsProtocol):
             return False
         if quick.headers is not self.server_state.default_headers:
             quick.begin_answers_with(self._lead_in.of(200), self.server_state.default_headers)
-        length = quick.answer(quick.address, data, len(data))
+        length = quick.answer(quick.address, data, len(data), self._active_ns)
         if not length:
             return False
         self.transport.write(quick.out[: abs(length)])
@@ -147,7 +147,7 @@ class _Direct(HttpToolsProtocol):
         keep_alive = self.parser.should_keep_alive()
         if not keep_alive:
             self._end()
-        pending = self._spare.of(self._arrived, keep_alive)
+        pending = self._spare.of(self._arrived, keep_alive, self._active_ns)
         cycle = self.cycle
         if (cycle is not None and not cycle.response_complete) or self.flow.write_paused:
             self._wait_in_line(pending, self._asked(score))

@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define COPPICE_QUICK_ABI 1
+#define COPPICE_QUICK_ABI 2
 #define MAX_ID 128
 #define MAX_UNIT 128 /* one block of the hash; a longer unit goes through Python */
 #define MAX_WIDTH 1024

@@ -32,7 +32,7 @@ Asked = tuple[Snapshot, bool]
 
 
 class Quick:
-    """One worker's. `answer(address, data, length)` is the C call; loop thread only."""
+    """One worker's. `answer(address, data, length, since)` is the C call; loop thread only."""
 
     def __init__(self, log: TrafficLog, slot: page.Slot, admission: Admission, *, max_body_bytes: int) -> None:
         """Raises QuickUnavailable."""

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int64_t coppice_quick(door *d, const char *data, int64_t length);
+int64_t coppice_quick(door *d, const char *data, int64_t length, int64_t since);
 void coppice_salt(const uint8_t *salt, int64_t length, uint64_t salted[8]);
 
 #define TEXT(s) {s, sizeof(s) - 1}
@@ -74,7 +74,7 @@ int main(int argc, char **argv) {
         char *request = malloc(size ? size : 1);
         memcpy(request, at + 4, size);
         at += 4 + size;
-        int64_t written = coppice_quick(&d, request, size);
+        int64_t written = coppice_quick(&d, request, size, 0);
         free(request);
         if (written > ROOM || written < -ROOM) return 3;
         answered += written != 0;

@@ -147,6 +147,10 @@ def test_the_lag_is_measured_and_a_second_of_it_sheds_everyone(release: Release,
         assert admission.strict
         with pytest.raises(LoopLate):
             admission.admit(b"", time.perf_counter_ns(), server.lane)
+        now = time.perf_counter_ns()
+        assert admission.admit(b"", now, server.lane, since=now - 10_000_000) == 0  # this one came in the last 10 ms
+        with pytest.raises(LoopLate):
+            admission.admit(b"", now, server.lane, since=now - 1_200_000_000)
         await asyncio.sleep(0.1)
         assert not admission.strict
 
