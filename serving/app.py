@@ -130,6 +130,8 @@ def _twin(path: str, door: Door) -> Callable[[Request], Awaitable[Response]]:
 class _Reply:
     """Where a score that is not ready at once arrives. `disconnected` tells its lane that nobody waits any more."""
 
+    since = 0
+
     def __init__(self) -> None:
         self.disconnected = False
         self._answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -58,7 +58,7 @@ class Batch:
 
 
 class Quick:
-    """One worker's. `answer(address, data, length)` is the C call; loop thread only."""
+    """One worker's. `answer(address, data, length, since)` is the C call; loop thread only."""
 
     def __init__(
         self, log: TrafficLog, slot: page.Slot, admission: Admission, again: Again, *, max_body_bytes: int

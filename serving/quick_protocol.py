@@ -30,11 +30,11 @@ class QuickProtocol(HttpToolsProtocol):
             return False
         if quick.headers is not self.server_state.default_headers:
             quick.begin_answers_with(self._lead_in.of(200), self.server_state.default_headers)
-        length = quick.answer(quick.address, data, len(data))
+        length = quick.answer(quick.address, data, len(data), self._active_ns)
         if not length:
             return False
         if length < LONGEST_ANSWER:
-            pending = self._spare.of(perf_counter_ns(), keep_alive=True)
+            pending = self._spare.of(perf_counter_ns(), keep_alive=True, since=self._active_ns)
             self._current = self.cycle = pending  # type: ignore[assignment]  # as below
             self._spare = Pending(self)
             quick.wait(length, pending, data)
