@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Header
 from fastapi.responses import Response
@@ -23,12 +23,27 @@ from training.card_page import PICTURE, POLICY, page
 MAX_CARD_BYTES = 1 << 20  # what one page may cost to make
 MAX_PICTURE_BYTES = 1 << 20  # of each; larger ones are not shown
 KEPT = 8
+TEXT = {"schema": {"type": "string"}}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Markdown, or HTML where it is accepted",
+        "content": {"text/markdown": TEXT, "text/html": TEXT},
+    },
+    404: {"description": "no such model is served here, or its bundle has no card"},
+    503: {"description": "the card can't be read from its bundle"},
+}
 
 
 def add_card(app: FastAPI, served: Served, store: Path) -> None:
     """`store`: where workers find their bundles."""
 
-    @app.get("/v1/models/{model}/card", tags=["models"], summary="The champion's model card")
+    @app.get(
+        "/v1/models/{model}/card",
+        tags=["models"],
+        summary="The champion's model card",
+        response_class=Response,
+        responses=RESPONSES,
+    )
     async def card(model: str, accept: Annotated[str, Header()] = "") -> Response:
         if model not in served.models:
             raise HTTPException(404, f"no model {model!r} is served here; GET /v1/models lists them")
