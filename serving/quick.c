@@ -135,10 +135,10 @@ static void remember(door *d, int64_t asked, int64_t answering, const double *ro
 }
 
 /* Answer, log and count a scored row: the length of the answer in `out`, negative where the block of rows has no room for
-   the next; 0 where the score can't be told, and then nothing has changed. */
+   the next; 0 where the score can't be told (or the caller left a full block), and then nothing has changed. */
 static int64_t finish(door *d, const endpoint *p, const arm *a, int64_t arrived, int64_t ts_us, text id, text unit,
                       const scored *s) {
-    if (!isfinite(s->score)) return 0;
+    if (!isfinite(s->score) || !has_room(d)) return 0;
     char *digits = d->format(s->score, 'r', 0, 2, 0); /* 2: Py_DTSF_ADD_DOT_0, as repr does */
     if (!digits) return 0;
     int64_t written = answer(d, a, id, s, (text){digits, (int64_t)strlen(digits)});
