@@ -215,7 +215,9 @@ class Lane:
             if not batch:
                 return
             started = perf_counter_ns()
-            self._loop.call_soon_threadsafe(self._deliver, batch, started, *self._score(_rows_of(batch)))
+            scored = self._score(_rows_of(batch))
+            self._running = 0  # before it is told: who asks on hearing the answer finds the lane idle
+            self._loop.call_soon_threadsafe(self._deliver, batch, started, *scored)
 
     def _take(self) -> tuple[list[Waiting], list[Waiting]]:
         """The next batch, without the late and the gone, which are the second list. Both empty: nothing waits.
