@@ -19,10 +19,12 @@
 
 #include "links.h"
 #include "program.h"
+#include "wide.h"
 
 #define EXPORT __attribute__((visibility("default")))
 #define LANES 8
-#define ROW_BLOCK 16
+#define ROW_BLOCK WIDE_ROWS
+#define WIDE_FROM 3 /* rows: fewer are walked sooner than a block of eight is asked */
 #define COPIES 5
 #define CATEGORICAL 0x80000000u
 #define ABI 2
@@ -30,8 +32,6 @@
 enum { KEPT, NAN_LOW, NAN_ZERO, ZERO_NAN, ZERO_LOW };                              /* copies of a row */
 enum { SNAP = 1, ROUND = 2, INT_CATEGORIES = 4, EXACT_CATEGORIES = 8, RULES = 15 }; /* what is done to an input */
 
-typedef struct { float threshold; uint32_t slot, left; } node32;
-typedef struct { double threshold; uint32_t slot, left; } node64;
 typedef struct { uint32_t first_word, words, nan_right, member_right; } category_set;
 
 typedef struct {
@@ -67,6 +67,7 @@ typedef struct {
     void *row;                /* scratch: ROW_BLOCK rows of row_values */
     void *leaves;             /* scratch: ROW_BLOCK rows of trees values */
     void *sums;               /* scratch: outputs values */
+    wide *wide;               /* the same trees for blocks of rows; NULL where they are not of its kind */
 } forest;
 
 EXPORT int coppice_kernel_abi(void) { return ABI; }
@@ -156,6 +157,7 @@ EXPORT void coppice_close(forest *f) {
     free(f->row);
     free(f->leaves);
     free(f->sums);
+    coppice_wide_close(f->wide);
     free(f);
 }
 
@@ -165,6 +167,17 @@ static int sound(const header *h) {
     if (!h->width || h->width > 1u << 20 || !h->outputs || h->outputs > 1u << 16) return 0;
     if (h->leaf_width > h->outputs || (h->leaf_width && !h->vectors) || h->vectors > 1u << 30) return 0;
     return h->nodes && !(h->trees % LANES) && h->real_trees <= h->trees;
+}
+
+/* None is no error: rows are then walked one by one. */
+static wide *open_wide(const forest *f) {
+    if (f->head.outputs > 1 || f->head.leaf_width) return NULL;
+    uint32_t *roots = malloc(sizeof(uint32_t) * ((size_t)f->head.trees + 1));
+    if (!roots) return NULL;
+    for (uint32_t t = 0; t < f->head.trees; t++) roots[f->place[t]] = f->roots[t];
+    wide *opened = coppice_wide_open(f->head.bytes_per_value, f->nodes, roots, f->head.real_trees);
+    free(roots);
+    return opened;
 }
 
 /* `data` stays the caller's and must outlive the handle. NULL where it is not a sound flat forest, or memory is out. */
@@ -202,6 +215,7 @@ EXPORT forest *coppice_open(const unsigned char *data, size_t length) {
         coppice_close(f);
         return NULL;
     }
+    f->wide = open_wide(f);
     return f;
 }
 
@@ -312,6 +326,10 @@ static inline uint32_t goes_right_by_set(const forest *f, double value, uint32_t
         for (uint32_t begin = 0; begin < count; begin += ROW_BLOCK) {                                                  \
             const uint32_t block = count - begin < ROW_BLOCK ? count - begin : ROW_BLOCK;                              \
             for (uint32_t r = 0; r < block; r++) spread_##suffix(f, rows + (begin + r) * width, row + r * values);     \
+            if (f->wide && block >= WIDE_FROM) {                                                                       \
+                coppice_wide_score(f->wide, row, values, block, f->base[0], margins + begin);                          \
+                continue;                                                                                              \
+            }                                                                                                          \
             for (uint32_t group = 0; group < trees / LANES; group++)                                                   \
                 for (uint32_t r = 0; r < block; r++)                                                                   \
                     if (f->mixed[group]) walk_any_##suffix(f, group, row + r * values, leaves + r * trees);            \

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,13 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
 
 class KernelUnavailable(Exception):
     """There is no kernel on this machine, or it is of another version; the text says which."""
+
+
+class NativeCall(NamedTuple):
+    """`void function(void *handle, uint32_t rows)`, by address."""
+
+    function: int
+    handle: int
 
 
 class FlatForest:
@@ -98,6 +106,19 @@ class Plan:
 
         run.plan = self  # type: ignore[attr-defined]  # what the handle points into must outlive the closure
         return run
+
+    def native(self) -> NativeCall:
+        address = ctypes.cast(_libraries()[0].coppice_run, ctypes.c_void_p).value
+        return NativeCall(address or 0, self._handle or 0)
+
+
+def native_call(run: Callable[[int], None]) -> NativeCall | None:
+    """The C call that `run` of a plan makes, for callers in C; None where Python has a part in it.
+
+    It is valid as long as `run` is, scores into the same buffers, and neither takes nor needs the GIL.
+    """
+    plan = getattr(run, "plan", None)
+    return plan.native() if isinstance(plan, Plan) else None
 
 
 def available() -> bool:

@@ -18,6 +18,8 @@ from compile import kernel, links, probe
 from compile.bundle import MANIFEST, PROBE, Manifest, Promise, load, measured, read
 from compile.engines import Engine, EngineUnavailable, engine_of
 from compile.errors import BundleRefused
+from compile.kernel import NativeCall as NativeCall
+from compile.kernel import native_call as native_call
 from compile.library_engine import NativeLibrary
 from compile.links import Link, OpenLink
 from compile.parity import TOLERANCE, apart

@@ -1,10 +1,12 @@
 """Coppice, with everything on, beside the least a Python server can do and beside the endpoint as tutorials write it.
 
-    python -m loadtests.bench [--rounds 5] [--seconds 3]        (make bench; needs wrk)
+    python -m loadtests.bench [--rounds 5] [--seconds 3] [--only small|large]      (make bench; needs wrk)
 
 One model for all: 30 numeric features, XGBoost, 300 trees of depth 6; Coppice splits its traffic evenly with a LightGBM
-challenger of 300 trees and logs every row. Each server has one core and one process, wrk has another core; the servers
-take turns within every round, so that a busy machine is busy for all of them. Each figure is the median over the rounds.
+challenger of 300 trees and logs every row. Then the same with a shadow on every request, by two workers, and a large model
+(LightGBM, 1,500 trees of 31 leaves) with and without batches. Each server has one core, wrk has another; the servers take
+turns within every round, so that a busy machine is busy for all of them. Two workers have two cores, which wrk shares: what
+is compared there is requests per CPU-second of the workers. Each figure is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -12,293 +14,188 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import re
-import shlex
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter, sleep
-from typing import NamedTuple
-from urllib.error import URLError
-from urllib.request import urlopen
 
-import numpy as np
+from loadtests import materials
+from loadtests.servers import HERE, Plan, Server, commit, coppice_plan, machine, rss_mb, say, serving, workers_of
+from loadtests.wrk import Taken, need_wrk, run_wrk
 
-HERE = Path(__file__).parent
-WIDTH, TREES, ROWS = 30, 300, 2_000
-PAUSE_S = 0.5  # in which a server answers what wrk left behind, and not in the next one's time
-PARAMS = {
-    "xgboost": "eta = 0.03, max_depth = 6",
-    "lightgbm": "learning_rate = 0.03, num_leaves = 63, max_depth = 6",
-}
-
-
-class Sample(NamedTuple):
-    """One run of wrk. Latencies in µs."""
-
-    per_second: float
-    errors: int
-    p50_us: float
-    p95_us: float
-    p99_us: float
+BARE, OURS, SHADOWED, PAIR = "bare", "coppice", "coppice, shadow on every request", "coppice, two workers"
+BATCHED, ALONE = "large model", "large model, batching off"
+MANY, ONE = 64, 1
 
 
 @dataclass(frozen=True)
-class Server:
-    title: str
-    address: str
-    pid: int
-    ready_s: float
+class Entry:
+    """A server that takes its turn: where it is asked, with how many connections, and on how many cores."""
+
+    plan: Plan
+    path: str
+    connections: tuple[int, ...] = (MANY, ONE)
+    cores: int = 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for bench.md and bench.json")
-    options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.exit("loadtests.bench needs wrk: apt-get install wrk")
+    options = _options()
+    need_wrk()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         sys.exit("loadtests.bench needs two cores: one for the server, one for wrk")
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as running:
         folder = Path(temporary)
-        _say("making the data, training and compiling the models")
-        rows = _prepare(folder)
-        servers = [running.enter_context(_serving(*each, cores[0])) for each in _servers(folder)]
-        samples: dict[tuple[str, int], list[Sample]] = {}
-        for connections in (64, 1):
-            for server in servers:
-                _wrk(server, rows, connections, 1, cores[1])  # warm: caches, branch predictors, the allocator
-            for round_ in range(options.rounds):
-                for server in servers:
-                    sample = _wrk(server, rows, connections, options.seconds, cores[1])
-                    samples.setdefault((server.title, connections), []).append(sample)
-                told = ", ".join(f"{s.title} {samples[s.title, connections][-1].per_second:,.0f}" for s in servers)
-                _say(f"{connections} connections, round {round_ + 1} of {options.rounds}: {told} requests/s")
-        memory = _worker_rss_mb(servers[1].pid)
-        ready_s = servers[1].ready_s
-    text, figures = _report(samples, memory, ready_s, options)
+        rows = materials.data(folder)
+        entries = (_small(folder) if options.only != "large" else []) + (
+            _large(folder) if options.only != "small" else []
+        )
+        servers = {e.plan.title: running.enter_context(serving(e.plan, folder, cores[: e.cores])) for e in entries}
+        taken = _measure(entries, servers, rows, cores, options)
+        facts = _facts(servers)
+    text = _page(taken, facts, options)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "bench.md").write_text(text, encoding="utf-8")
-    (options.out / "bench.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    samples = {f"{title}/{n}": [s._asdict() for s in each] for (title, n), each in taken.samples.items()}
+    (options.out / "bench.json").write_text(json.dumps({"samples": samples, **facts}, indent=1), encoding="utf-8")
     print(text)
-    if any(sample.errors for taken in samples.values() for sample in taken):
+    if taken.errors:
         sys.exit("some requests failed: those figures mean nothing")
 
 
-def _prepare(folder: Path) -> Path:
-    """Data, a store with routes, the naive endpoint's model, and the bodies to send."""
-    from xgboost import XGBClassifier
-
-    rng = np.random.default_rng(5)
-    names = [f"x{n:02d}" for n in range(WIDTH)]
-    table = rng.normal(size=(20_000, WIDTH)).round(6)
-    score = (
-        table[:, :6].sum(1) + 2 * table[:, 6] * table[:, 7] + np.sin(3 * table[:, 8]) * 2 + rng.normal(size=len(table))
-    )
-    label = score > 0
-    lines = [",".join([*names, "label"])]
-    lines += [",".join([*map(repr, row), str(int(hit))]) for row, hit in zip(table.tolist(), label, strict=True)]
-    (folder / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
-    digests: dict[str, str] = {}
-    for algorithm, params in PARAMS.items():
-        path = folder / f"{algorithm}.toml"
-        recipe = f'model = "bench"\nalgorithm = "{algorithm}"\nparams = {{ {params} }}\n'
-        path.write_text(recipe + f"rounds = {{ most = {TREES}, patience = {TREES} }}\n", encoding="utf-8")
-        train = ["train", str(path), "--data", "rows.csv", "--target", "label", "--alias", algorithm]
-        printed = _coppice(folder, *train, *(["--schema-from", "bench@xgboost"] if digests else []))
-        if f"{TREES} rounds kept" not in printed:
-            sys.exit(f"the {algorithm} model did not keep {TREES} rounds: {printed}")
-        digests[algorithm] = _coppice(folder, "compile", f"bench@{algorithm}").split()[-1]
-    arms = ["--arm", f"champion={digests['xgboost']}", "--arm", f"challenger={digests['lightgbm']}"]
-    _coppice(folder, "routes", "publish", "bench", *arms, "--split", "champion=50,challenger=50")
-    naive = XGBClassifier(n_estimators=TREES, max_depth=6, learning_rate=0.03, n_jobs=1)
-    naive.fit(table, label).save_model(folder / "naive.ubj")
-    rows = folder / "rows.jsonl"
-    fresh = rng.normal(size=(ROWS, WIDTH)).round(6).tolist()
-    rows.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in fresh), encoding="utf-8")
-    return rows
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3, help="of each run of wrk")
+    parser.add_argument("--only", choices=["small", "large"], help="a part of it")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for bench.md and bench.json")
+    return parser.parse_args()
 
 
-def _servers(folder: Path) -> list[tuple[str, list[str], Path, str]]:
-    """(title, command, working folder, path that answers once it is ready)."""
-    uvicorn = [sys.executable, "-m", "uvicorn", "--no-access-log", "--log-level", "warning", "--loop", "uvloop"]
-    uvicorn += ["--http", "httptools", "--app-dir", str(HERE.parent), "--port"]
-    ours = [sys.executable, "-m", "coppice", "serve", "--workers", "1", "--model", "bench", "--port"]
+def _small(folder: Path) -> list[Entry]:
+    digests = materials.small_models(folder)
+    materials.naive_model(folder)
+    shutil.copytree(folder / "var/releases", folder / "shadowed")
+    shadow = ["--shadow", f"watcher={digests['lightgbm']}:1.0", "--store", "shadowed"]
+    materials.publish(folder, "bench", digests, *shadow)
     return [
-        ("bare", [*uvicorn, "18710", "loadtests.peers.bare:app"], folder, "/"),
-        ("coppice", [*ours, "18711"], folder, "/readyz"),
-        ("DataFrame", [*uvicorn, "18712", "loadtests.peers.naive:frame"], folder, "/docs"),
-        ("NumPy", [*uvicorn, "18713", "loadtests.peers.naive:matrix"], folder, "/docs"),
+        Entry(_peer(BARE, 18710, "loadtests.peers.bare:app", "/"), "/predict/ab"),
+        Entry(coppice_plan(OURS, 18711, "bench", "--workers", "1"), "/predict/ab"),
+        Entry(coppice_plan(SHADOWED, 18714, "bench", "--workers", "1", "--store", "shadowed"), "/predict/ab"),
+        Entry(_peer("DataFrame", 18712, "loadtests.peers.naive:frame", "/docs"), "/predict/ab"),
+        Entry(_peer("NumPy", 18713, "loadtests.peers.naive:matrix", "/docs"), "/predict/ab"),
+        Entry(coppice_plan(PAIR, 18715, "bench", "--workers", "2"), "/predict/ab", (MANY,), cores=2),
     ]
 
 
-@contextmanager
-def _serving(title: str, command: list[str], folder: Path, path: str, core: int) -> Iterator[Server]:
-    _say(f"starting {title}")
-    port = next(part for part in command if part.isdigit() and len(part) == 5)
-    address = f"http://127.0.0.1:{port}"
-    with (folder / f"{title}.log").open("wb") as log:
-        began = perf_counter()
-        pinned = ["taskset", "-c", str(core), *command]
-        process = subprocess.Popen(pinned, cwd=folder, env=_environment(folder), stdout=log, stderr=log)
-    try:
-        while not _answers(address + path):
-            if process.poll() is not None or perf_counter() - began > 60:
-                sys.exit(f"{title} did not start: {(folder / f'{title}.log').read_text(encoding='utf-8')[-1000:]}")
-            sleep(0.02)
-        yield Server(title, address, process.pid, perf_counter() - began)
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _wrk(server: Server, rows: Path, connections: int, seconds: int, core: int) -> Sample:
-    sleep(PAUSE_S)
-    call = [
-        "taskset",
-        "-c",
-        str(core),
-        "wrk",
-        "-t1",
-        f"-c{connections}",
-        f"-d{seconds}s",
-        "--timeout",
-        "10s",
-        "-s",
-        str(HERE / "post.lua"),
+def _large(folder: Path) -> list[Entry]:
+    materials.large_model(folder)
+    return [
+        Entry(coppice_plan(BATCHED, 18716, "large", "--workers", "1"), "/predict"),
+        Entry(coppice_plan(ALONE, 18717, "large", "--workers", "1", max_batch_rows="1"), "/predict"),
     ]
-    printed = subprocess.run(
-        [*call, server.address, "--", "/predict/ab", str(rows)], capture_output=True, text=True, check=True
-    )
-    told = re.search(r"^BENCH (.+)$", printed.stdout, re.MULTILINE)
-    if told is None:
-        sys.exit(f"wrk said nothing of {server.title}: {printed.stdout}{printed.stderr}")
-    requests, us, errors, p50, p95, p99 = map(float, told[1].split())
-    return Sample(requests / us * 1e6, int(errors), p50, p95, p99)
 
 
-def _report(
-    samples: dict[tuple[str, int], list[Sample]], memory: list[float], ready_s: float, options: argparse.Namespace
-) -> tuple[str, dict[str, object]]:
-    titles = list(dict.fromkeys(title for title, _ in samples))
+def _peer(title: str, port: int, app: str, path: str) -> Plan:
+    command = [sys.executable, "-m", "uvicorn", "--no-access-log", "--log-level", "warning", "--loop", "uvloop"]
+    return Plan(title, [*command, "--http", "httptools", "--app-dir", str(HERE.parent), app], port, path)
+
+
+def _measure(
+    entries: list[Entry], servers: dict[str, Server], rows: Path, cores: list[int], options: argparse.Namespace
+) -> Taken:
+    taken = Taken()
+
+    def run(entry: Entry, connections: int, seconds: float) -> None:
+        client = cores[1:2] if entry.cores == 1 else cores
+        sample = run_wrk(servers[entry.plan.title], entry.path, rows, connections, seconds, client)
+        if seconds == options.seconds:
+            taken.add(entry.plan.title, connections, sample)
+
+    for connections in (MANY, ONE):
+        turns = [entry for entry in entries if connections in entry.connections]
+        for entry in turns:
+            run(entry, connections, 1 if options.seconds != 1 else 1.001)  # warm: caches, predictors, the allocator
+        for round_ in range(options.rounds):
+            for entry in turns:
+                run(entry, connections, options.seconds)
+            rates = [(e.plan.title, taken.samples[e.plan.title, connections][-1].per_second) for e in turns]
+            told = ", ".join(f"{title} {rate:,.0f}" for title, rate in rates)
+            say(f"{connections} connections, round {round_ + 1} of {options.rounds}: {told} requests/s")
+    return taken
+
+
+def _facts(servers: dict[str, Server]) -> dict[str, object]:
+    ours = {title: server for title, server in servers.items() if server.ours}
+    return {
+        "ready_s": {title: server.ready_s for title, server in ours.items()},
+        "worker_rss_mb": {title: [rss_mb(pid) for pid in workers_of(server)] for title, server in ours.items()},
+    }
+
+
+def _page(taken: Taken, facts: dict[str, object], options: argparse.Namespace) -> str:
+    only = f" --only {options.only}" if options.only else ""
     lines = [
         "# Bench",
         "",
-        f"`python -m loadtests.bench --rounds {options.rounds} --seconds {options.seconds}`, commit {_commit()}, "
-        f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}. One core for the server, one for wrk; {WIDTH} numeric features, "
-        f"{TREES} trees of depth 6, {ROWS:,} distinct rows; medians of {options.rounds} interleaved rounds, lowest and "
-        "highest beside them.",
+        f"`python -m loadtests.bench --rounds {options.rounds} --seconds {options.seconds:g}{only}`, commit {commit()}, "
+        f"{datetime.now(UTC):%Y-%m-%d}, {machine()}. One core for the server, one for wrk (two workers have two cores, "
+        f"which wrk shares); {materials.WIDTH} numeric features, {materials.TREES} trees of depth 6, {materials.ROWS:,} "
+        f"distinct rows; medians of {options.rounds} interleaved rounds, lowest and highest beside them.",
         "",
-        "| server | connections | requests/s | lowest - highest | p50 µs | p95 µs | p99 µs | errors |",
-        "|---|---|---|---|---|---|---|---|",
+        *taken.lines(),
+        "",
     ]
-    for (title, connections), taken in samples.items():
-        rates = [sample.per_second for sample in taken]
-        p50, p95, p99 = (statistics.median(column) for column in list(zip(*taken, strict=True))[2:])
-        lines.append(
-            f"| {title} | {connections} | {statistics.median(rates):,.0f} | {min(rates):,.0f} - {max(rates):,.0f} "
-            f"| {p50:,.0f} | {p95:,.0f} | {p99:,.0f} | {sum(sample.errors for sample in taken)} |"
-        )
-    ratios = {
-        f"ratio to {title}, {connections} connections": _median_ratio(samples, title, connections)
-        for title in titles
-        if title != "coppice"
-        for connections in (64, 1)
-    }
-    lone_us = _median(samples, "coppice", 1, 2) - _median(samples, "bare", 1, 2)
-    lines += [
-        "",
-        *[f"- {name}: {ratio:.2f}" for name, ratio in ratios.items()],
+    if options.only != "large":
+        lines += [*_small_lines(taken), *_told(facts, OURS)]
+    if options.only != "small":
+        lines += _large_lines(taken)
+    if options.only != "large":
+        lines += ["", f"ratio to bare with a shadow: {taken.ratio(SHADOWED, BARE, MANY):.2f}"]
+        lines += ["", f"ratio to bare: {taken.ratio(OURS, BARE, MANY):.2f}"]
+    return "\n".join([*lines, ""])
+
+
+def _small_lines(taken: Taken) -> list[str]:
+    lines = [
+        f"- ratio to {title}, {n} connections: {taken.ratio(OURS, title, n):.2f}"
+        for title, n in taken.samples
+        if title in (BARE, "DataFrame", "NumPy")
+    ]
+    lone_us = taken.median(OURS, ONE, "p50_us") - taken.median(BARE, ONE, "p50_us")
+    p99s = [taken.median(title, MANY, "p99_us") for title in (OURS, SHADOWED, BARE)]
+    shares = [sample.largest_share for sample in taken.samples[PAIR, MANY]]
+    within = sum(share <= 0.6 for share in shares)
+    return [
+        *lines,
+        f"- p99 with {MANY} connections: {p99s[0]:,.0f} µs, with a shadow {p99s[1]:,.0f} µs, the bare app's {p99s[2]:,.0f} µs",
         f"- a lone request: {lone_us:+.0f} µs beside the bare app's median",
-        f"- start-up, from the command to ready with two {TREES}-tree models: {ready_s:.2f} s",
-        f"- RSS per worker after the load: {', '.join(f'{mb:.0f} MB' for mb in memory)}",
-        "",
-        f"ratio to bare: {ratios['ratio to bare, 64 connections']:.2f}",
-        "",
+        f"- two workers: {taken.ratio(PAIR, OURS, MANY, 'per_cpu_s'):.2f} of one worker's requests per CPU-second",
+        f"- of two workers the busier served {', '.join(f'{share:.0%}' for share in shares)} of the requests: between 40 and "
+        f"60 % each in {within} of {len(shares)} rounds",
     ]
-    figures: dict[str, object] = {
-        "samples": {f"{title}/{connections}": taken for (title, connections), taken in samples.items()},
-        "ratios": ratios,
-        "lone_request_us_beside_bare": lone_us,
-        "ready_s": ready_s,
-        "worker_rss_mb": memory,
-    }
-    return "\n".join(lines), figures
 
 
-def _median_ratio(samples: dict[tuple[str, int], list[Sample]], title: str, connections: int) -> float:
-    """Of each round its own ratio, then the median: what slows a round slows both."""
-    pairs = zip(samples["coppice", connections], samples[title, connections], strict=True)
-    return statistics.median(ours.per_second / theirs.per_second for ours, theirs in pairs)
+def _large_lines(taken: Taken) -> list[str]:
+    lone_us = taken.median(BATCHED, ONE, "p50_us") - taken.median(ALONE, ONE, "p50_us")
+    return [
+        f"- batching: {taken.ratio(BATCHED, ALONE, MANY):.2f} x the throughput of off, {MANY} connections, the large model",
+        f"- a lone request to the large model: {lone_us:+.0f} µs beside off",
+    ]
 
 
-def _median(samples: dict[tuple[str, int], list[Sample]], title: str, connections: int, column: int) -> float:
-    return float(statistics.median(sample[column] for sample in samples[title, connections]))
-
-
-def _worker_rss_mb(supervisor: int) -> list[float]:
-    """Of the supervisor's children; the supervisor serves nothing."""
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text(encoding="utf-8").split()
-    found = []
-    for pid in children:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-        kilobytes = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
-        found.append(int(kilobytes[1]) / 1024 if kilobytes else float("nan"))
-    return found
-
-
-def _coppice(folder: Path, *call: str) -> str:
-    command = [sys.executable, "-m", "coppice", *call]
-    ran = subprocess.run(command, cwd=folder, env=_environment(folder), capture_output=True, text=True, check=False)
-    if ran.returncode:
-        sys.exit(f"{shlex.join(command)}: {ran.stderr}")
-    return ran.stdout
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("COPPICE_", "MLFLOW_"))}
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return kept | threads | {"BENCH_MODEL": str(folder / "naive.ubj")}
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urlopen(url, timeout=1):
-            return True
-    except (URLError, OSError) as refused:
-        return getattr(refused, "code", 503) not in (503,)
-
-
-def _commit() -> str:
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
-        )
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=HERE, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return head.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
-
-
-def _machine() -> str:
-    model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    processor = model[1] if model else platform.processor()
-    return f"{os.cpu_count()} x {processor}, Linux {platform.release()}, Python {platform.python_version()}"
-
-
-def _say(text: str) -> None:
-    print(f"  {text}", flush=True)
+def _told(facts: dict[str, object], title: str) -> list[str]:
+    ready, memory = facts["ready_s"], facts["worker_rss_mb"]
+    assert isinstance(ready, dict)
+    assert isinstance(memory, dict)
+    megabytes = ", ".join(f"{mb:.0f} MB" for mb in memory[title])
+    return [
+        f"- start-up, from the command to ready with two {materials.TREES}-tree models: {ready[title]:.2f} s",
+        f"- RSS per worker after the load: {megabytes}",
+    ]
 
 
 if __name__ == "__main__":

@@ -3,24 +3,18 @@
     GET  /v1/admin/routes/{model}                                   the present generation
     POST /v1/admin/routes/{model}/publish|promote|rollback|ramp     {"note": "why", ...}: the generation made (`Change`)
 
-Keys come as `Authorization: Bearer KEY` and are known here by their sha256 alone. COPPICE_ADMIN_KEYS holds hashes, separated
-by commas, or names a file of lines `HASH NAME`; a file is read again when it changed, and while it can't be read nobody
-is let in. What is done goes through `serving.releasing`, in a process of its own; the log and the note's `by` have the
-key's name, never the key.
+Keys come as `Authorization: Bearer KEY`; `serving.api_keys` says what COPPICE_ADMIN_KEYS may hold. What is done goes
+through `serving.releasing`, in a process of its own; the log and the note's `by` have the key's name, never the key.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import os
-import re
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast, get_args
 
 import msgspec
@@ -29,51 +23,17 @@ from fastapi.responses import Response
 
 from serving import page
 from serving.answers import plain
+from serving.api_keys import Keys
 from serving.releasing import Change, Outcome, Verb
 from serving.releasing import Request as Asked
 from serving.settings import Settings
 
 logger = logging.getLogger("coppice")
 
-HASH = re.compile(r"[0-9a-f]{64}")
 TIMEOUT_S = 120.0
 MOST_WAITING = 4
 MAX_BODY_BYTES = 1 << 16
 VERBS: tuple[str, ...] = get_args(Verb)
-
-
-@dataclass(slots=True)
-class Keys:
-    """Who may: names by hash."""
-
-    given: str
-    _known: Mapping[str, str] = field(default_factory=dict)
-    _seen: tuple[int, int, int] | None = None
-
-    def who(self, key: bytes) -> str | None:
-        """The name of the key, or None. It takes as long whichever key matches, or none."""
-        offered = hashlib.sha256(key).hexdigest()
-        found = None
-        for known, name in self._present().items():
-            if hmac.compare_digest(known, offered):
-                found = name
-        return found
-
-    def _present(self) -> Mapping[str, str]:
-        hashes = [part.strip() for part in self.given.split(",")]
-        if all(HASH.fullmatch(part) for part in hashes):
-            return {part: part[:8] for part in hashes}
-        path = Path(self.given)
-        try:
-            found = path.stat()
-            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
-            if seen != self._seen:
-                self._known = _parsed(path.read_text(encoding="utf-8"))
-                self._seen = seen
-        except (OSError, UnicodeDecodeError) as failure:
-            logger.error("COPPICE_ADMIN_KEYS: %s can't be read: %s", path, failure)
-            self._known, self._seen = {}, None
-        return self._known
 
 
 @dataclass(slots=True)
@@ -88,11 +48,12 @@ class Admin:
 
     @classmethod
     def of(cls, settings: Settings, slot: page.Slot) -> Admin | None:
-        return cls(settings, slot, Keys(settings.admin_keys)) if settings.admin_keys else None
+        return cls(settings, slot, Keys(settings.admin_keys, "COPPICE_ADMIN_KEYS")) if settings.admin_keys else None
 
     async def handle(self, request: Request, model: str, verb: Verb) -> Outcome:
-        name = self.keys.who(_bearer(request))
-        if name is None:
+        key = self.keys.who(_bearer(request))
+        name = key.name if key else ""
+        if key is None:
             outcome = Outcome(403, "this needs a key of COPPICE_ADMIN_KEYS, as `authorization: Bearer KEY`")
         else:
             outcome = await self._do(request, model, verb, f"admin key {name}")
@@ -166,18 +127,6 @@ async def _elsewhere(asked: Asked) -> Outcome:
 def _bearer(request: Request) -> bytes:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     return key.strip().encode() if scheme.lower() == "bearer" else b""
-
-
-def _parsed(text: str) -> dict[str, str]:
-    """Lines `HASH NAME`, blank lines and `#` comments. A line that is neither lets nobody in."""
-    known = {}
-    for line in text.splitlines():
-        digest, _, name = line.strip().partition(" ")
-        if HASH.fullmatch(digest):
-            known[digest] = name.strip()[:64] or digest[:8]
-        elif digest and not digest.startswith("#"):
-            logger.error("COPPICE_ADMIN_KEYS: a line is no `HASH NAME`; make one by: printf %%s KEY | sha256sum")
-    return known
 
 
 def _texts(pairs: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:

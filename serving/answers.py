@@ -6,34 +6,45 @@ write the same one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from serving.errors import (
+    AskerGone,
     BodyMalformed,
     BodyTooLarge,
     ContentTypeRefused,
     DeadlinePassed,
     FieldRefused,
     LoopLate,
+    NotScored,
+    NotWritten,
     Overloaded,
+    OverrideRefused,
     RequestRefused,
 )
 
 STATUS_OF: dict[type[RequestRefused], int] = {
+    AskerGone: 503,
     BodyMalformed: 400,
     BodyTooLarge: 413,
     ContentTypeRefused: 415,
+    OverrideRefused: 403,
     FieldRefused: 422,
+    NotScored: 500,
+    NotWritten: 503,
     Overloaded: 503,
     DeadlinePassed: 503,
     LoopLate: 503,
     RequestRefused: 400,
 }
-RETRY_AFTER_S = 1
+RETRY_AFTER_S = itertools.cycle((1, 2, 3))  # spread, so that those refused together don't come back together
+MODEL_FAILED = "the model could not score this row; the server's log has the cause"
+SCORE_NOT_FINITE = "the model's score of this row is infinite, which JSON cannot carry; the traffic log has it"
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -54,26 +65,62 @@ Spell = Callable[[Any], bytes]
 """A row's finite scores -> the beginning of a JSON object, `{` to its last own field."""
 
 
-def binary_encoder(
-    *, classes: tuple[str, str], threshold: float, version: str, arm: str, generation: int, fallback_from: str = ""
-) -> Encode:
-    """The encoder of one arm of a binary classifier: all that does not vary by request is laid out here, once."""
-    head, tail = _layout(version, arm, generation, fallback_from)
-    positive, negative = (
-        _escaped(b'{"prediction":%b,"probability":' % spelled(label)) + b"%b" + tail for label in classes[::-1]
-    )
+Choice = Literal["only", "above", "below"]
+"""Which body is the answer: the only one; or the second, if the score is above or below the threshold."""
 
-    def encode(score: float, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:
-        body = (positive if score > threshold else negative) % (repr(score).encode(), request_id)
+
+class Wording(NamedTuple):
+    """The answers of a model of one output, as templates: all that does not vary by request is laid out here, once."""
+
+    head: bytes  # of the body's length, the id, and parse, queue and score ms
+    bodies: tuple[bytes, ...]  # each of the score and the id
+    choice: Choice
+    threshold: float
+
+
+class Openings(NamedTuple):
+    """What begins the answer of a model of one output, up to and with the place of its score."""
+
+    bodies: tuple[bytes, ...]
+    choice: Choice = "only"
+    threshold: float = 0.0
+
+    @classmethod
+    def of(cls, texts: Sequence[bytes], choice: Choice = "only", threshold: float = 0.0) -> Openings:
+        return cls(tuple(_escaped(text) + b"%b" for text in texts), choice, threshold)
+
+    def spell(self, score: float) -> bytes:
+        second = score > self.threshold if self.choice == "above" else score < self.threshold
+        return self.bodies[self.choice != "only" and second] % repr(score).encode()
+
+
+def wording(openings: Openings, *, version: str, arm: str, generation: int, fallback_from: str = "") -> Wording:
+    head, tail = _layout(version, arm, generation, fallback_from)
+    return Wording(head, tuple(body + tail for body in openings.bodies), openings.choice, openings.threshold)
+
+
+def worded_encoder(words: Wording) -> Encode:
+    """The encoder of one arm whose model has one output."""
+    head, (first, *others), threshold = words.head, words.bodies, words.threshold
+    second = others[0] if others else first
+
+    def encode_above(score: float, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:
+        body = (second if score > threshold else first) % (repr(score).encode(), request_id)
         return Answer(
             200, head % (len(body), request_id, _ms[parse_us], _ms[queue_us], _ms[score_us]), body
         )  # fmt: skip
 
-    return encode
+    def encode_below(score: float, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:
+        body = (second if score < threshold else first) % (repr(score).encode(), request_id)
+        return Answer(
+            200, head % (len(body), request_id, _ms[parse_us], _ms[queue_us], _ms[score_us]), body
+        )  # fmt: skip
+
+    return encode_below if words.choice == "below" else encode_above
 
 
 def spelling_encoder(spell: Spell, *, version: str, arm: str, generation: int, fallback_from: str = "") -> Encode:
-    """The encoder of one arm whose body begins as `spell` says; marks and headers are a binary classifier's."""
+    """The encoder of one arm whose body begins as `spell` says."""
     head, tail = _layout(version, arm, generation, fallback_from)
 
     def encode(scores: Any, request_id: bytes, parse_us: int, queue_us: int, score_us: int) -> Answer:
@@ -101,20 +148,21 @@ def _layout(version: str, arm: str, generation: int, fallback_from: str) -> tupl
 
 def refusal(refused: RequestRefused, request_id: bytes) -> Answer:
     """What the sender of a refused request is told."""
-    body: dict[str, str] = {"error": refused.message}
+    body: dict[str, str | int] = {"error": refused.message}
     if refused.field is not None:
         body["field"] = refused.field
+    if refused.row is not None:
+        body["row"] = refused.row
     return plain(STATUS_OF[type(refused)], body, request_id)
 
 
 def model_failed(request_id: bytes) -> Answer:
-    return plain(500, {"error": "the model could not score this row; the server's log has the cause"}, request_id)
+    return plain(500, {"error": MODEL_FAILED}, request_id)
 
 
 def score_not_finite(request_id: bytes) -> Answer:
     """The model did answer, with what JSON cannot carry. Never null or a cut number: that would be another answer."""
-    error = "the model's score of this row is infinite, which JSON cannot carry; the traffic log has it"
-    return plain(500, {"error": error}, request_id)
+    return plain(500, {"error": SCORE_NOT_FINITE}, request_id)
 
 
 def failed() -> Answer:
@@ -129,7 +177,7 @@ def plain(status: int, body: object, request_id: bytes = b"") -> Answer:
     if request_id:
         head += b"x-request-id: %b\r\n" % request_id
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        head += b"retry-after: %d\r\n" % RETRY_AFTER_S
+        head += b"retry-after: %d\r\n" % next(RETRY_AFTER_S)
     return Answer(status, head, encoded)
 
 

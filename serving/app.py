@@ -10,28 +10,38 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.admin import Admin, add_admin
 from serving.answers import Answer, failed, plain
+from serving.batch import add_batch
+from serving.card_page import add_card
 from serving.documentation import openapi_of
 from serving.door import Door
+from serving.edge import EdgeApp
+from serving.feedback import add_feedback
 from serving.heads import named_headers
+from serving.invocations import PINGS, add_invocations
+from serving.kserve_v1 import add_kserve_v1
 from serving.live import Arm
+from serving.oip import HEALTH, add_oip
+from serving.outcomes import OutcomeLog
+from serving.responses import AnswerResponse, no_model, read_body
 from serving.served import Served
 
 logger = logging.getLogger("coppice")
 
 SCORING = ("/predict", "/predict/ab", "/v1/models/{model}/predict", "/v1/models/{model}/predict/ab")
-UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics"})
+UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics", *HEALTH, *PINGS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +50,17 @@ class Health:
 
     ready: Callable[[], tuple[bool, dict[str, Any]]]
     metrics: Callable[[], bytes]
+    counted: Callable[[], Mapping[str, tuple[int, int]]] = dict
 
 
-def create(served: Served, door: Door, health: Health, admin: Admin | None = None) -> ASGIApp:
+def create(
+    served: Served,
+    door: Door,
+    health: Health,
+    admin: Admin | None = None,
+    outcomes: OutcomeLog | None = None,
+    store: Path | None = None,
+) -> ASGIApp:
     """The application of one worker. Every answer is counted and, while draining, says `connection: close`."""
     app = FastAPI(
         title="Coppice",
@@ -54,20 +72,20 @@ def create(served: Served, door: Door, health: Health, admin: Admin | None = Non
     for path in SCORING:
         app.add_api_route(path, _twin(path, door), methods=["POST"], name=path.strip("/"))
     _add_health(app, health)
+    add_kserve_v1(app, served)  # before the models' own path, which matches this one's
     _add_models(app, served)
+    add_batch(app, served)
+    add_oip(app, served, health.ready, health.counted)
+    add_invocations(app, served, health.ready)
+    if outcomes is not None:
+        add_feedback(app, outcomes, served.many)
+    if store is not None:
+        add_card(app, served, store)
     if admin is not None:
         add_admin(app, admin)
     _add_errors(app)
     app.openapi = lambda: openapi_of(app, served)  # type: ignore[method-assign]  # FastAPI's own way to extend it
-    return Counted(app, door)
-
-
-class AnswerResponse(Response):
-    """Writes an Answer's own header lines, in their order."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(content=answer.body, status_code=answer.status)
-        self.raw_headers = answer.header_pairs()
+    return Counted(EdgeApp(app, door.edge), door)
 
 
 class Counted:
@@ -99,11 +117,11 @@ def _twin(path: str, door: Door) -> Callable[[Request], Awaitable[Response]]:
         arrived = perf_counter_ns()
         score = door.endpoints.get(path.format(**request.path_params).encode())
         if score is None:
-            raise HTTPException(404, _no_model(request.path_params.get("model", "")))
+            raise HTTPException(404, no_model(request.path_params.get("model", "")))
         named = named_headers(request.headers.raw)
-        body, received = await _read(request, door.max_body_bytes)
+        body, received = await read_body(request, door.max_body_bytes)
         reply = _Reply()
-        answer = door.answer(score, body, received, named, arrived, reply)
+        answer = door.admitted(score, body, received, named, arrived, reply)
         return AnswerResponse(answer or await reply.of(request))
 
     return endpoint
@@ -111,6 +129,8 @@ def _twin(path: str, door: Door) -> Callable[[Request], Awaitable[Response]]:
 
 class _Reply:
     """Where a score that is not ready at once arrives. `disconnected` tells its lane that nobody waits any more."""
+
+    since = 0
 
     def __init__(self) -> None:
         self.disconnected = False
@@ -128,36 +148,29 @@ class _Reply:
         return self._answered.result() if self._answered.done() else failed()
 
 
-async def _read(request: Request, limit: int) -> tuple[bytes, int]:
-    """The body, and its length; no more than the limit of it is kept or, if it is longer, waited for."""
-    chunks, received = [], 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limit:
-            break
-        chunks.append(chunk)
-    return b"".join(chunks), received
-
-
 def _add_health(app: FastAPI, health: Health) -> None:
     @app.get("/healthz", tags=["health"], summary="The process is alive")
     async def healthz() -> Response:
         return AnswerResponse(plain(200, {"status": "alive"}))
 
-    @app.get("/readyz", tags=["health"], summary="All workers serve the committed generation")
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="All workers serve the committed generation",
+        responses={503: {"description": "not ready"}},
+    )
     async def readyz() -> Response:
         ready, details = health.ready()
         return AnswerResponse(plain(200 if ready else 503, {"ready": ready, **details}))
 
-    @app.get("/metrics", tags=["health"], summary="Prometheus metrics of all workers")
+    @app.get(
+        "/metrics",
+        tags=["health"],
+        summary="Prometheus metrics of all workers",
+        response_class=PlainTextResponse,
+    )
     async def metrics() -> Response:
         return Response(health.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _no_model(name: str) -> str:
-    """`name` empty: none was named, and there is no default."""
-    which = f"no model {name!r} is served here" if name else "several models are served here and none is the default"
-    return f"{which}; GET /v1/models lists them"
 
 
 def _add_models(app: FastAPI, served: Served) -> None:
@@ -165,10 +178,15 @@ def _add_models(app: FastAPI, served: Served) -> None:
     async def models() -> Response:
         return AnswerResponse(plain(200, {"models": sorted(served.models)}))
 
-    @app.get("/v1/models/{model}", tags=["models"], summary="What serves, and what it accepts")
+    @app.get(
+        "/v1/models/{model}",
+        tags=["models"],
+        summary="What serves, and what it accepts",
+        responses={404: {"description": "no such model is served here"}},
+    )
     async def model(model: str) -> Response:
         if model not in served.models:
-            raise HTTPException(404, _no_model(model))
+            raise HTTPException(404, no_model(model))
         now = served.models[model].snapshot
         champion = now.champion.manifest
         body = {

@@ -1,7 +1,7 @@
 """Micro-benchmarks of the request path, step by step: `python -m serving.bench STORE MODEL`.
 
 They find causes; only a load test makes claims. Each step is timed over distinct rows, best of five passes, in µs; the last
-line is the whole request through the protocol class on a transport that discards what is written.
+lines are the whole request through the protocol class on a transport that discards what is written.
 """
 
 from __future__ import annotations
@@ -12,23 +12,28 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Callable
+from ctypes import PYFUNCTYPE, c_uint32, c_void_p
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
+import numpy as np
 import uvicorn
 
-from serving import page, worker
+from serving import page, quick_layout, worker
 from serving.board import Release
 from serving.decoding import decode_slowly
 from serving.errors import RequestRefused
 from serving.live import Loader
 from serving.protocol import direct
+from serving.quick_layout import address
 from serving.settings import Settings
 from serving.traffic import TrafficLog
 from training.features import FeatureSchema, decode_matrix
 
 PASSES = 5
+KEY = "a-key-of-the-benchmark"
 
 
 class Discard(asyncio.Transport):
@@ -99,15 +104,17 @@ def _measure(
     n = len(rows)
     door = worker.make_door(settings, slot)
     model = snapshot.routes.model
-    worker.make_served(settings, door, log, slot).flip(Release(1, model, {model: 1}), {model: snapshot})
-    config = uvicorn.Config(_nothing, http=direct(door), log_config=None, lifespan="off")
-    protocol = direct(door)(config, uvicorn.Server(config).server_state, {}, loop)
-    protocol.connection_made(Discard())
-    requests = [
-        b"POST /predict/ab HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-        % (len(body), body)
-        for body in bodies
-    ]
+
+    def whole(header: str = "", **knobs: Any) -> float:
+        behind = worker.make_door(settings.model_copy(update=knobs), slot)
+        worker.make_served(settings, behind, log, slot).flip(Release(1, model, {model: 1}), {model: snapshot})
+        config = uvicorn.Config(_nothing, http=direct(behind), log_config=None, lifespan="off")
+        protocol = direct(behind)(config, uvicorn.Server(config).server_state, {}, loop)
+        protocol.connection_made(Discard())
+        head = f"POST /predict/ab HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{header}content-length: "
+        requests = [b"%b%d\r\n\r\n%b" % (head.encode(), len(body), body) for body in bodies]
+        return time_us(lambda i: protocol.data_received(requests[i]), n)
+
     return {
         "decode, by the reference encoder": time_us(lambda i: decode_slowly(schema, bodies[i]), n),
         "decode": time_us(lambda i: snapshot.decode(bodies[i]), n),
@@ -118,7 +125,41 @@ def _measure(
         ),
         "encode the answer": time_us(lambda i: champion.encode(scores[i], units[i], 12, 0, 5), n),
         "count the answer": time_us(lambda _: door.on_answer(200, 40), n),
-        "the whole request, bytes in to bytes out": time_us(lambda i: protocol.data_received(requests[i]), n),
+        **_in_c(snapshot, bodies, units),
+        "the whole request, bytes in to bytes out": whole(),
+        "the same, without C": whole(http="python"),
+        "the same, with an API key": whole(
+            f"authorization: Bearer {KEY}\r\n", api_keys=sha256(KEY.encode()).hexdigest()
+        ),
+        "the same, with a traceparent": whole(f"traceparent: 00-{'1' * 32}-{'2' * 16}-01\r\n"),
+        "the same, hardly ever in the access log": whole(access_log=1e-9),
+    }
+
+
+def _in_c(snapshot: Any, bodies: list[bytes], units: list[bytes]) -> dict[str, float]:
+    """The steps that C does by itself, each with what a call into C costs; nothing where C is not asked."""
+    rows, native = snapshot.quick, snapshot.champion.lane.native
+    if rows is None or native is None:
+        return {}
+    library, powers, row = quick_layout.library(), address(quick_layout.powers_of_ten()), np.zeros(rows.width)
+    endpoint = quick_layout.Endpoint(features=rows.features, width=rows.width, order=rows.order)
+    endpoint_at, row_at, call = (
+        address(endpoint),
+        row.ctypes.data,
+        PYFUNCTYPE(None, c_void_p, c_uint32)(native.function),
+    )
+    return {
+        "in C: a call that does nothing": time_us(lambda _: library.coppice_quick_abi(), len(bodies)),
+        "in C: decode": time_us(
+            lambda i: library.coppice_read_row(endpoint_at, powers, bodies[i], len(bodies[i]), row_at), len(bodies)
+        ),
+        "in C: assign an arm": time_us(
+            lambda i: library.coppice_point_of(
+                endpoint_at + quick_layout.Endpoint.salted.offset, units[i], len(units[i])
+            ),
+            len(units),
+        ),
+        "in C: score one row": time_us(lambda _: call(native.handle, 1), len(bodies)),
     }
 
 

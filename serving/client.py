@@ -3,6 +3,8 @@
     with Client("http://localhost:8000") as client:
         answer = client.predict({"tenure_months": 3, "plan": "basic"}, unit="customer-17")
         answer["probability"], answer.arm
+        client.predict_batch([{...}, {...}])["predictions"]
+        client.feedback(answer.request_id, True)
 
 A request that the server sheds (503, 429) or that found no open connection is sent again under the same request id, after
 the time that `Retry-After` asks for, and within the deadline. So a row that was scored twice has one id in the log. What
@@ -15,16 +17,19 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 import msgspec
 
+DONE = frozenset({200, 202})
 AGAIN = frozenset({429, 502, 503, 504})
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
+
+Value = float | bool | str
 
 
 class ClientError(Exception):
@@ -73,9 +78,9 @@ class Answer(msgspec.Struct, frozen=True):
 class _Conversation:
     """One request, whatever carries it: what to send, and after an answer or none, what to do."""
 
-    def __init__(self, path: str, fields: Mapping[str, object], unit: str, key: str, deadline_s: float) -> None:
+    def __init__(self, path: str, body: object, unit: str, key: str, deadline_s: float) -> None:
         self.path = path
-        self.content = msgspec.json.encode(fields)
+        self.content = msgspec.json.encode(body)
         self.request_id = uuid.uuid4().hex
         self.headers = {"content-type": "application/json", "x-request-id": self.request_id}
         if unit:
@@ -98,7 +103,7 @@ class _Conversation:
         """The answer, or how long to wait before the next attempt. Raises Refused or Failed."""
         self._attempts += 1
         body = _object(response.content)
-        if response.status_code == 200:
+        if response.status_code in DONE:
             headers = response.headers
             return Answer(
                 body,
@@ -137,8 +142,13 @@ class _Settings:
         self._deadline_s = deadline_s
 
     def _begin(self, fields: Mapping[str, object], unit: str, ab: bool) -> _Conversation:
-        path = self._prefix + ("/ab" if ab else "")
-        return _Conversation(path, fields, unit, self._key, self._deadline_s)
+        return self._about(self._prefix + ("/ab" if ab else ""), fields, unit)
+
+    def _batch(self, rows: Sequence[Mapping[str, object]], unit: str, split: bool) -> _Conversation:
+        return self._about(f"{self._prefix}/batch" + ("?split=1" if split else ""), {"rows": rows}, unit)
+
+    def _about(self, path: str, body: object, unit: str = "") -> _Conversation:
+        return _Conversation(path, body, unit, self._key, self._deadline_s)
 
 
 class Client(_Settings):
@@ -148,7 +158,22 @@ class Client(_Settings):
 
     def predict(self, fields: Mapping[str, object], *, unit: str = "", ab: bool = False) -> Answer:
         """Score one row. `ab`: the experiment's split answers, not the champion. Raises ClientError."""
-        said = self._begin(fields, unit, ab)
+        return self._converse(self._begin(fields, unit, ab))
+
+    def predict_batch(self, rows: Sequence[Mapping[str, object]], *, unit: str = "", split: bool = False) -> Answer:
+        """Score many rows in one request: `answer["predictions"]`, in their order. `split`: the experiment's arms answer,
+        each row by its unit. Raises ClientError."""
+        return self._converse(self._batch(rows, unit, split))
+
+    def feedback(self, request_id: str, value: Value, *, row: int = 0, ts: float | None = None) -> None:
+        """Tell what became of a scored row; returns when it is on the server's disk. Raises ClientError."""
+        self.feedback_many([_outcome(request_id, value, row, ts)])
+
+    def feedback_many(self, outcomes: Sequence[Mapping[str, object]]) -> None:
+        """`feedback` of many at once, each as `/feedback` takes it: all are written, or none."""
+        self._converse(self._about("/feedback", outcomes))
+
+    def _converse(self, said: _Conversation) -> Answer:
         while True:
             try:
                 response = self._http.post(said.path, content=said.content, headers=said.headers, timeout=said.left_s)
@@ -176,7 +201,23 @@ class AsyncClient(_Settings):
 
     async def predict(self, fields: Mapping[str, object], *, unit: str = "", ab: bool = False) -> Answer:
         """As `Client.predict`."""
-        said = self._begin(fields, unit, ab)
+        return await self._converse(self._begin(fields, unit, ab))
+
+    async def predict_batch(
+        self, rows: Sequence[Mapping[str, object]], *, unit: str = "", split: bool = False
+    ) -> Answer:
+        """As `Client.predict_batch`."""
+        return await self._converse(self._batch(rows, unit, split))
+
+    async def feedback(self, request_id: str, value: Value, *, row: int = 0, ts: float | None = None) -> None:
+        """As `Client.feedback`."""
+        await self.feedback_many([_outcome(request_id, value, row, ts)])
+
+    async def feedback_many(self, outcomes: Sequence[Mapping[str, object]]) -> None:
+        """As `Client.feedback_many`."""
+        await self._converse(self._about("/feedback", outcomes))
+
+    async def _converse(self, said: _Conversation) -> Answer:
         while True:
             try:
                 response = await self._http.post(
@@ -199,6 +240,11 @@ class AsyncClient(_Settings):
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _outcome(request_id: str, value: Value, row: int, ts: float | None) -> dict[str, object]:
+    told: dict[str, object] = {"request_id": request_id, "value": value, "row": row}
+    return told if ts is None else told | {"ts": ts}
 
 
 def _object(content: bytes) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from serving.batch_documentation import describe_batch
 from serving.live import Snapshot
+from serving.protocol_documentation import describe_protocol, is_protocol
 from serving.served import Served
 from serving.tasks import answer_schema
 from training.features import Feature
@@ -19,9 +21,12 @@ ERROR = {
 }
 REFUSALS = {
     "400": "not JSON, or not an object",
-    "413": "the body is too long",
-    "415": "the body is of another content type",
+    "401": "an API key is needed here",
+    "403": "the API key is not known here, or may not name the arm",
+    "413": "the body is too long, or inflates to more",
+    "415": "the body is of another content type or encoding",
     "422": "a named field is missing, of the wrong type or out of range",
+    "429": "more requests than the API key's rate; retry after the seconds that the header says",
     "500": "the model could not score the row, or its score is infinite",
     "503": "too many rows are waiting; retry after the seconds that the header says",
 }
@@ -32,8 +37,11 @@ def openapi_of(app: FastAPI, served: Served) -> dict[str, Any]:
     """The document of the release that serves now: built for each request of it, since a flip may change it."""
     document = get_openapi(title=app.title, version="1", summary=app.summary, routes=app.routes)
     paths: dict[str, Any] = {}
+    rows = {name: _body(live.snapshot) for name, live in served.models.items()}
     for path, operations in document["paths"].items():
-        if not path.endswith(("/predict", "/predict/ab")):
+        if is_protocol(path):
+            paths |= describe_protocol(path, operations, served, rows)
+        elif not path.endswith(("/predict", "/predict/ab", "/predict/batch")):
             paths[path] = operations
         elif "{model}" in path:
             for name, live in sorted(served.models.items()):
@@ -47,7 +55,10 @@ def openapi_of(app: FastAPI, served: Served) -> dict[str, Any]:
 
 def _described(operation: dict[str, Any], path: str, now: Snapshot, model: str) -> dict[str, Any]:
     operation = dict(operation)
-    _describe(operation, path, now)
+    if path.endswith("/batch"):
+        describe_batch(operation, now, _body(now), ERROR)
+    else:
+        _describe(operation, path, now)
     if model:
         operation["summary"] += f" of {model}"
         operation["operationId"] = f"{operation['operationId']}_{model}"
@@ -58,7 +69,12 @@ def _describe(operation: dict[str, Any], path: str, now: Snapshot) -> None:
     asks = "the arm that the experiment assigns to the unit" if path.endswith("/ab") else "the champion"
     operation["summary"] = f"Score one row with {asks}"
     operation["tags"] = ["scoring"]
-    operation["parameters"] = [_header("x-request-id", "returned and logged"), _header("x-unit", "who is assigned")]
+    operation["parameters"] = [
+        _header("x-request-id", "returned and logged"),
+        _header("x-unit", "who is assigned"),
+        _header("x-arm", "the arm that is to answer, with an API key that may name it"),
+        _header("traceparent", "W3C trace context: its trace id is returned"),
+    ]
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _body(now)}}}
     answer = answer_schema(now.champion.manifest, [arm.name for arm in now.arms])
     operation["responses"] = {"200": {"description": "the score", "content": {"application/json": {"schema": answer}}}}

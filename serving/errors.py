@@ -10,15 +10,21 @@
         ├── BodyMalformed         not JSON, or not a JSON object
         ├── BodyTooLarge          longer than the limit
         ├── ContentTypeRefused    a body of another kind
+        ├── OverrideRefused       `x-arm` by who may not
         ├── FieldRefused          one named field is missing, of the wrong type or out of range
+        ├── NotScored             a row that the model failed on, where the answer has no place to say which
+        ├── NotWritten            outcomes that are not on disk: to be sent again
         └── Overloaded            the lane's queue is full
             ├── DeadlinePassed    the answer would come, or came, too late for its asker
-            └── LoopLate          the worker is behind
+            ├── LoopLate          the worker is behind
+            └── AskerGone         nobody waits for the answer any more
 
 Domain code raises these; `serving.answers` alone knows which HTTP status each becomes.
 """
 
 from __future__ import annotations
+
+from typing import Self
 
 
 class ServingError(Exception):
@@ -46,12 +52,17 @@ class StoreUnreachable(ServingError):
 
 
 class RequestRefused(ServingError):
-    """`field` is the feature that caused the refusal, or None where no single one did."""
+    """`field` is the feature that caused the refusal, `row` the place of its row among many; None where no single one did."""
 
-    def __init__(self, message: str, field: str | None = None) -> None:
+    def __init__(self, message: str, field: str | None = None, row: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
+        self.row = row
+
+    def of_row(self, row: int) -> Self:
+        """The same, of the row in that place."""
+        return type(self)(f"row {row}: {self.message}", self.field, row)
 
 
 class BodyMalformed(RequestRefused):
@@ -63,12 +74,28 @@ class BodyTooLarge(RequestRefused):
     def over(cls, limit: int) -> BodyTooLarge:
         return cls(f"the body is longer than {limit} bytes")
 
+    @classmethod
+    def of_rows(cls, limit: int) -> BodyTooLarge:
+        return cls(f"the request has more than {limit} rows; send them in several")
+
 
 class ContentTypeRefused(RequestRefused):
     pass
 
 
+class OverrideRefused(RequestRefused):
+    pass
+
+
 class FieldRefused(RequestRefused):
+    pass
+
+
+class NotScored(RequestRefused):
+    pass
+
+
+class NotWritten(RequestRefused):
     pass
 
 
@@ -81,4 +108,8 @@ class DeadlinePassed(Overloaded):
 
 
 class LoopLate(Overloaded):
+    pass
+
+
+class AskerGone(Overloaded):
     pass

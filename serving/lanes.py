@@ -9,26 +9,29 @@ How a row is dispatched is decided once, from the model's measured cost `fixed_u
 
 Rows wait in the lane's bounded buffer; `Overloaded` is raised when it is full. One whose deadline passed, or whose asker has
 gone, leaves it unscored. A batch that fails is scored again row by row, so that one bad row harms nobody else. What a batch
-really takes corrects the measured cost as it goes. All methods belong to the event loop's thread.
+really takes corrects the measured cost as it goes. All public methods belong to the event loop's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from time import perf_counter_ns
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from compile.runtime import native_call
+from serving.cost import Bindable, Cost, Matrix, Reason, dispatch_reason
 from serving.errors import Overloaded
 
-Matrix = npt.NDArray[np.float64]
-Reason = Literal["inline", "tick", "busy"]
+logger = logging.getLogger("coppice")
+
 Scores = float | tuple[float, ...]
 """A row's: a float of a model with one output, else a tuple. NaN, or NaN for each, where the model failed on the row; no
 model answers NaN, and an infinite score is an answer, which `finite_test` tells from one that can be sent."""
@@ -69,26 +72,15 @@ class Waiting(NamedTuple):
     asker: Asker
 
 
-class Bindable(Protocol):
-    """The part of `compile.runtime.Predictor` that a lane needs."""
+class NativeLane(NamedTuple):
+    """A lane's call and its buffers, by address, for `serving.quick`; valid as long as this is."""
 
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def outputs(self) -> int: ...
-
-    @property
-    def probe_rows(self) -> Matrix: ...
-
-    def bound(self, rows: Matrix, scores: Matrix) -> Callable[[int], None]: ...
-
-
-class Cost(NamedTuple):
-    """A call's cost in µs: `fixed_us + rows * row_us`."""
-
-    fixed_us: float
-    row_us: float
+    function: int
+    handle: int
+    rows: int
+    scores: int
+    most: int  # rows
+    keep: object
 
 
 class Tally(Protocol):
@@ -109,7 +101,7 @@ class Lane:
         inline_budget_us: float,
         tally: Tally,
     ) -> None:
-        self.reason: Reason = dispatch_reason(cost, inline_budget_us)
+        self.reason: Reason = dispatch_reason(cost, inline_budget_us, max_batch_rows)
         self.cost = cost
         self.probe_rows = predictor.probe_rows
         self.failed: Scores = math.nan if predictor.outputs == 1 else (math.nan,) * predictor.outputs
@@ -120,6 +112,7 @@ class Lane:
         self._rows = np.zeros((max_batch_rows, predictor.width))
         self._scores = np.zeros((max_batch_rows, predictor.outputs))
         self._run = predictor.bound(self._rows, self._scores)
+        self.native = self._native(predictor)
         self._row_view = memoryview(self._rows.data).cast("B")
         self.score_now = _single(self._row_view[: 8 * predictor.width], self._run, self._scores)
         """row -> its scores, on the caller's thread; raises the model's own exception where it fails. Inline lanes only."""
@@ -129,18 +122,42 @@ class Lane:
         self._running = 0  # rows of the batch that the thread has
         self._pace = 1.0  # what calls take, as a multiple of the measured cost: a moving average
         self._flushing = False
+        self._lock = Lock()  # of what waits, and of who takes it next
         self._thread = ThreadPoolExecutor(1, "lane") if self.reason == "busy" else None
+
+    def _native(self, predictor: Bindable) -> NativeLane | None:
+        """Of a tick lane with buffers of its own: its rows may wait in C while others wait here."""
+        if self.reason != "tick":
+            return native_lane(self._run, self._rows, self._scores)
+        rows, scores = np.zeros_like(self._rows), np.zeros_like(self._scores)
+        return native_lane(predictor.bound(rows, scores), rows, scores)
+
+    def count(self, rows: int, queue_us: int, us: int) -> None:
+        """A batch that C scored."""
+        self._tally(self.reason, rows, queue_us)
+        self._learn(rows, us)
 
     @property
     def depth(self) -> int:
         """Rows waiting."""
         return len(self._waiting)
 
-    def wait_us(self) -> float:
-        """When a row that came now would be scored, in µs from now, by the cost as it is of late."""
-        ahead = len(self._waiting) + self._running + 1
+    @property
+    def room(self) -> int:
+        """Rows that a request of many may add now: it leaves half of the queue to requests of one."""
+        return min(self._max_batch_rows, max(1, self._max_queue_rows // 2) - len(self._waiting))
+
+    def wait_us(self, rows: int = 1) -> float:
+        """When the last of `rows` that came now would be scored, in µs from now, by the cost as it is of late."""
+        before = len(self._waiting) + self._running
+        ahead = before + rows
         calls = -(-ahead // self._max_batch_rows)
-        return self._pace * (calls * self.cost.fixed_us + ahead * self.cost.row_us)
+        return self._pace_for(idle=not before) * (calls * self.cost.fixed_us + ahead * self.cost.row_us)
+
+    def rows_within(self, us: float) -> int:
+        """How many rows one call scores in `us`; at least 1, and no more than a call may have."""
+        each = max(self.cost.row_us, 0.01) * self._pace
+        return max(1, min(self._max_batch_rows, int((us - self.cost.fixed_us * self._pace) / each)))
 
     def refuse_if_full(self) -> None:
         if len(self._waiting) >= self._max_queue_rows:
@@ -149,12 +166,23 @@ class Lane:
     def submit(self, row: bytes, done: Done, *, expires: int = 0, asker: Asker = PATIENT) -> None:
         """`done` is called on the loop with the row's score, at once if the lane is inline. Raises Overloaded."""
         self.refuse_if_full()
-        self._waiting.append(Waiting(row, perf_counter_ns(), expires, done, asker))
+        with self._lock:
+            self._waiting.append(Waiting(row, perf_counter_ns(), expires, done, asker))
+            starts, self._flushing = not self._flushing, True
         if self.reason == "inline":
             self._flush()
-        elif not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush if self.reason == "tick" else self._start_batch)
+        elif starts:
+            self._loop.call_soon(self._flush if self.reason == "tick" else self._start)
+
+    def score_part(self, rows: Sequence[bytes], queue_us: int) -> tuple[list[Scores], int]:
+        """The scores of at most `max_batch_rows` rows, which waited `queue_us`, and the µs they took: one call, made at
+        once on the loop. Not of a busy lane, whose buffers are its thread's."""
+        assert self.reason != "busy"
+        scores, us = self._score(rows)
+        assert len(scores) == len(rows), "every row has its score"
+        self._tally(self.reason, len(rows), queue_us)
+        self._learn(len(rows), us)
+        return scores, us
 
     def close(self) -> None:
         """No more rows will come; returns when the thread has finished the call it is in."""
@@ -167,52 +195,74 @@ class Lane:
             batch, unscored = self._take()
             if batch:
                 started = perf_counter_ns()
-                self._deliver(batch, started, *self._score(batch))
+                self._deliver(batch, started, *self._score(_rows_of(batch)))
             _leave(unscored)
 
-    def _start_batch(self) -> None:
-        batch, unscored = self._take()
-        self._running = len(batch)
-        self._flushing = bool(batch)
-        if batch:
-            self._hand_over(batch)
-        _leave(unscored)
-
-    def _hand_over(self, batch: list[Waiting]) -> None:
+    def _start(self) -> None:
         assert self._thread is not None
-        started = perf_counter_ns()
-        future = self._loop.run_in_executor(self._thread, self._score, batch)
-        future.add_done_callback(lambda done: self._finish_batch(batch, started, *done.result()))
+        self._thread.submit(self._work)
 
-    def _finish_batch(self, batch: list[Waiting], started: int, scores: list[Scores], us: int) -> None:
-        self._start_batch()  # before the answers are written, so that the thread does not idle meanwhile
-        self._deliver(batch, started, scores, us)
+    def _work(self) -> None:
+        """The lane's thread, until nothing waits. It takes the next batch itself: a loop that is busy refusing what comes too
+        much would leave it idle for a whole iteration, and that is when it is needed most."""
+        while True:
+            with self._lock:
+                batch, unscored = self._take()
+                self._running = len(batch)
+                self._flushing = bool(batch)
+            if unscored:
+                self._loop.call_soon_threadsafe(_leave, unscored)
+            if not batch:
+                return
+            started = perf_counter_ns()
+            scored = self._score(_rows_of(batch))
+            self._running = 0  # before it is told: who asks on hearing the answer finds the lane idle
+            self._loop.call_soon_threadsafe(self._deliver, batch, started, *scored)
 
     def _take(self) -> tuple[list[Waiting], list[Waiting]]:
-        """The next batch, without the late and the gone, which are the second list. Both empty: nothing waits."""
+        """The next batch, without the late and the gone, which are the second list. Both empty: nothing waits.
+
+        A row that would be answered after its deadline is late already: scoring it would only make others late. And a
+        batch ends where one more row would make the ones before it late.
+        """
         now = perf_counter_ns()
         batch: list[Waiting] = []
         unscored: list[Waiting] = []
         taken = 0
+        soonest = math.inf  # of the batch's deadlines
+        alone = len(self._waiting) == 1 and not self._running
+        pace = self._pace_for(idle=alone)
+        fixed_ns, row_ns = (1000 * pace * us for us in self.cost)
         for waiting in self._waiting:
             if len(batch) == self._max_batch_rows:
                 break
+            ends = now + fixed_ns + (len(batch) + 1) * row_ns
+            if batch and ends > soonest:
+                break
             taken += 1
-            late = 0 < waiting.expires < now
-            (unscored if late or waiting.asker.disconnected else batch).append(waiting)
+            if waiting.asker.disconnected or 0 < waiting.expires < ends:
+                unscored.append(waiting)
+                continue
+            batch.append(waiting)
+            soonest = min(soonest, waiting.expires or math.inf)
         del self._waiting[:taken]
         return batch, unscored
 
-    def _score(self, batch: list[Waiting]) -> tuple[list[Scores], int]:
+    def _pace_for(self, *, idle: bool) -> float:
+        """An idle lane takes a row at its measured cost at most: what a slow call's pace refuses never shows a better one."""
+        return min(1.0, self._pace) if idle else self._pace
+
+    def _score(self, rows: Sequence[bytes]) -> tuple[list[Scores], int]:
         """The scores and the µs they took. Only one thread is ever in here: the lane's own, or the loop's."""
         began = perf_counter_ns()
-        count = len(batch)
-        self._row_view[: count * self._row_bytes] = b"".join([waiting.row for waiting in batch])
+        count = len(rows)
+        self._row_view[: count * self._row_bytes] = b"".join(rows)
         try:
             self._run(count)
             scores = self._read(count)
         except Exception:  # fan-out: one bad row must not harm its neighbours
-            scores = [self._score_alone(waiting.row) for waiting in batch]
+            logger.exception("a call of %d rows failed; each is scored alone", count)
+            scores = [self._score_alone(row) for row in rows]
         return scores, (perf_counter_ns() - began) // 1000
 
     def _score_alone(self, row: bytes) -> Scores:
@@ -236,6 +286,10 @@ class Lane:
             self._pace += 0.1 * (min(max(us / expected, 0.1), 100.0) - self._pace)
 
 
+def _rows_of(batch: list[Waiting]) -> list[bytes]:
+    return [waiting.row for waiting in batch]
+
+
 def _leave(unscored: list[Waiting]) -> None:
     for waiting in unscored:
         waiting.done(None)
@@ -244,6 +298,16 @@ def _leave(unscored: list[Waiting]) -> None:
 def finite_test(outputs: int) -> Callable[[Any], bool]:
     """Whether a row's scores can be answered: JSON has no word for NaN and infinities. C's own of one: 0.04 µs."""
     return math.isfinite if outputs == 1 else lambda scores: all(map(math.isfinite, scores))
+
+
+def native_lane(run: Callable[[int], None], rows: Matrix, scores: Matrix) -> NativeLane | None:
+    """None where scoring is not one call of C."""
+    call = native_call(run)
+    return (
+        None
+        if call is None
+        else NativeLane(*call, rows.ctypes.data, scores.ctypes.data, len(rows), (run, rows, scores))
+    )
 
 
 def _single(row_view: memoryview, run: Callable[[int], None], scores: Matrix) -> Callable[[bytes], Scores]:
@@ -270,34 +334,3 @@ def _reader(scores: Matrix) -> Callable[[int], list[Scores]]:
     if scores.shape[1] == 1:
         return lambda count: scores[:count, 0].tolist()
     return lambda count: list(map(tuple, scores[:count].tolist()))
-
-
-def dispatch_reason(cost: Cost, inline_budget_us: float) -> Reason:
-    """The thread costs about 50 µs of hand-over and the tick about 5 µs of bookkeeping: each must be worth it."""
-    if cost.fixed_us + cost.row_us > inline_budget_us:
-        return "busy"
-    return "tick" if cost.fixed_us > max(10.0, cost.row_us) else "inline"
-
-
-def measure(predictor: Bindable, rows: Matrix, max_batch_rows: int) -> Cost:
-    """The model's cost on this machine now: the best of a few calls with one row and with a full batch.
-
-    `rows` are distinct (n, width) rows to cycle through: one row repeated would flatter trees.
-    """
-    buffer = np.zeros((max_batch_rows, predictor.width))
-    run = predictor.bound(buffer, np.zeros((max_batch_rows, predictor.outputs)))
-    batch = max(2, min(max_batch_rows, 32))
-    single = _best_us(run, buffer, rows, 1)
-    full = _best_us(run, buffer, rows, batch)
-    row_us = max(0.0, (full - single) / (batch - 1))
-    return Cost(max(0.0, single - row_us), row_us)
-
-
-def _best_us(run: Callable[[int], None], buffer: Matrix, rows: Matrix, count: int) -> float:
-    best = math.inf
-    for trial in range(30):
-        buffer[:count] = np.take(rows, range(trial * count, (trial + 1) * count), axis=0, mode="wrap")
-        began = perf_counter_ns()
-        run(count)
-        best = min(best, (perf_counter_ns() - began) / 1000)
-    return best

@@ -22,15 +22,17 @@ from compile.bundle import Manifest, locate
 from compile.runtime import Predictor, open_predictor
 from compile.trust import Trust
 from serving import page
-from serving.answers import Encode
+from serving.answers import Encode, Wording
+from serving.cost import measure
 from serving.decoding import Decode, decoder
 from serving.inspection import refuse_other_inputs
-from serving.lanes import Lane, Scored, Tally, finite_test, measure
+from serving.lanes import Lane, Scored, Tally, finite_test
+from serving.quick_rows import QuickRows
 from serving.routes import CHAMPION, POINTS, Routes, read
 from serving.segments import Role
 from serving.settings import Settings
 from serving.store import local_folder
-from serving.tasks import encoder
+from serving.tasks import encoder, wording_of
 from serving.traffic import Tag, TrafficLog
 
 
@@ -45,6 +47,7 @@ class Arm(msgspec.Struct, frozen=True, eq=False, gc=False):
     put: Callable[..., None]  # the log's, for as many scores as the bundle has outputs
     finite: Callable[[Any], bool]
     encode: Encode
+    words: Wording | None  # its answers as templates, where the bundle has one output
     rows_cell: int  # of the page: where its answered rows are counted
     errors_cell: int
     fallback: Arm | None = None
@@ -70,10 +73,11 @@ class Snapshot:
     point_of: Callable[[bytes], int]
     shadows: tuple[ShadowLane, ...]
     decode: Decode
+    quick: QuickRows | None  # its schema for C, where C takes it
 
-    def offer_to_shadows(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes) -> None:
+    def offer_to_shadows(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes, place: int = 0) -> None:
         for shadow in self.shadows:
-            shadow.offer(ts_us, request_id, unit, row)
+            shadow.offer(ts_us, request_id, unit, row, place)
 
     def close(self) -> None:
         """Waits for the lanes' threads; for a snapshot that no request holds any more."""
@@ -118,9 +122,9 @@ class ShadowLane:
         self._finite = finite
         self._cells = slot.cells
         self._loop = loop
-        self._waiting: list[tuple[int, bytes, bytes, bytes]] = []
+        self._waiting: list[tuple[int, bytes, bytes, bytes, int]] = []
 
-    def offer(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes) -> None:
+    def offer(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes, place: int = 0) -> None:
         if self._sample < 1 and random.random() >= self._sample:
             return
         if len(self._waiting) + self.lane.depth >= self.LIMIT:
@@ -128,7 +132,7 @@ class ShadowLane:
             return
         if not self._waiting:
             self._loop.call_later(self.HOLD_S, self._drain)
-        self._waiting.append((ts_us, request_id, unit, row))
+        self._waiting.append((ts_us, request_id, unit, row, place))
 
     def drain_now(self) -> None:
         while self._waiting:
@@ -137,17 +141,17 @@ class ShadowLane:
     def _drain(self) -> None:
         rows = self._waiting[: self.SLICE]
         del self._waiting[: self.SLICE]
-        for ts_us, request_id, unit, row in rows:
-            self._score(ts_us, request_id, unit, row)
+        for waiting in rows:
+            self._score(*waiting)
         if self._waiting:
             self._loop.call_soon(self._drain)
 
-    def _score(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes) -> None:
+    def _score(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes, place: int) -> None:
         def done(scored: Scored | None) -> None:
             assert scored is not None, "a shadow row has no deadline and no asker"
             value, queue_us, score_us, rows = scored
             status = 200 if self._finite(value) else 500
-            self._put(self._tag, ts_us, request_id, 0, unit, row, value, status, 0, queue_us, score_us, rows)
+            self._put(self._tag, ts_us, request_id, place, unit, row, value, status, 0, queue_us, score_us, rows)
 
         self.lane.submit(row, done)
 
@@ -160,6 +164,7 @@ class Prepared:
     arms: dict[str, Opened]
     shadows: dict[str, Opened]
     decode: Decode
+    quick: QuickRows | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +194,8 @@ class Loader:
                 shadows[shadow.name] = self._take(shadow.bundle, "shadow")
             manifests = {name: opened.predictor.manifest for name, opened in (arms | shadows).items()}
             refuse_other_inputs(manifests)
-            return Prepared(routes, arms, shadows, decoder(manifests[CHAMPION].schema))
+            schema = manifests[CHAMPION].schema
+            return Prepared(routes, arms, shadows, decoder(schema), QuickRows.of(schema))
         except BaseException:
             self.let_go(*arms.values(), *shadows.values())
             raise
@@ -212,6 +218,7 @@ class Loader:
             point_of=point_finder(routes),
             shadows=shadows,
             decode=prepared.decode,
+            quick=prepared.quick,
         )
         self._let_go_with(snapshot, *prepared.arms.values())
         return snapshot
@@ -263,10 +270,18 @@ class Loader:
             put=self.log.put_of(predictor.outputs),
             finite=finite_test(predictor.outputs),
             encode=encoder(manifest, arm=name, generation=routes.generation),
+            words=wording_of(manifest, version=manifest.version, arm=name, generation=routes.generation),
             rows_cell=series,
             errors_cell=series + 1,
-            fallback=champion,
+            fallback=champion and self._standing_in(routes, champion, name),
         )
+
+    def _standing_in(self, routes: Routes, champion: Arm, failed: str) -> Arm:
+        """The champion where that arm failed: its answers and its rows say so."""
+        manifest, generation = champion.manifest, routes.generation
+        encode = encoder(manifest, arm=CHAMPION, generation=generation, fallback_from=failed)
+        tag = self._tag(routes, manifest, CHAMPION, "fallback")
+        return msgspec.structs.replace(champion, encode=encode, tag=tag)
 
     def _shadow(self, routes: Routes, name: str, opened: Opened, sample: float) -> ShadowLane:
         tag, outputs = self._tag(routes, opened.predictor.manifest, name, "shadow"), opened.predictor.outputs

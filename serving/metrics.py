@@ -28,15 +28,25 @@ SHEDS = {
     "loop_lag": page.SHED_LOOP_LAG,
     "gone": page.SHED_GONE,
     "shadow": page.SHADOW_SHED,
+    "rate": page.SHED_RATE,
 }
+UNSEEN = {"full": page.UNSEEN, "write": page.UNSEEN_UNWRITTEN}
+KEYS = {"missing": page.KEYS_MISSING, "wrong": page.KEYS_WRONG}
 PLAIN = {
     "coppice_fallbacks": ("answers by the champion because the arm failed", page.FALLBACKS),
+    "coppice_overrides": ("rows asked of the arm that `x-arm` named", page.OVERRIDES),
     "coppice_batches": ("calls of a model through a lane's queue", page.BATCHES),
     "coppice_traffic_rows": ("rows handed to the traffic log", page.ROWS),
     "coppice_traffic_rows_logged": ("rows written to a segment", page.ROWS_LOGGED),
     "coppice_traffic_blocks": ("blocks written to a segment", page.BLOCKS),
     "coppice_traffic_bytes": ("bytes written to segments", page.BYTES),
     "coppice_traffic_fsyncs": ("fsyncs of segments", page.FSYNCS),
+    "coppice_outcomes_received": ("outcomes that came in order", page.OUTCOMES_RECEIVED),
+    "coppice_outcomes_written": ("outcomes on disk, and acknowledged", page.OUTCOMES_WRITTEN),
+    "coppice_outcomes_refused": (
+        "outcomes that could not be written, and were not acknowledged",
+        page.OUTCOMES_REFUSED,
+    ),
     "coppice_worker_starts": ("worker processes started", page.STARTS),
 }
 
@@ -64,6 +74,10 @@ class PageCollector(Collector):
         yield _labelled("coppice_shed", "rows that were asked for and not scored", "reason", SHEDS, slots)
         yield _labelled("coppice_traffic_rows_dropped", "rows the log dropped", "reason", DROPS, slots)
         yield _labelled("coppice_admin_requests", "requests of the admin API by outcome", "outcome", ADMIN, slots)
+        yield _labelled("coppice_unauthorised", "requests without a known API key", "reason", KEYS, slots)
+        yield _labelled(
+            "coppice_access_log_dropped", "answers not told to access log or tracing", "reason", UNSEEN, slots
+        )
         for name, (help_text, cell) in PLAIN.items():
             yield CounterMetricFamily(name, help_text, value=_total(slots, cell))
         yield _histogram(
@@ -110,16 +124,21 @@ def _histogram(
     return family
 
 
-def _arms(slots: Sequence[page.Slot]) -> Iterator[Metric]:
-    labels = ["model", "version", "arm"]
-    rows = CounterMetricFamily("coppice_arm_rows", "rows answered by the arm", labels=labels)
-    errors = CounterMetricFamily("coppice_arm_errors", "rows the arm failed on", labels=labels)
+def arm_counts(slots: Sequence[page.Slot]) -> dict[str, tuple[int, int]]:
+    """(rows, errors) of each `model/version/arm`, over all workers."""
     sums: dict[str, tuple[int, int]] = {}
     for slot in slots:
         for label, row_count, error_count in slot.series_counts():
             before = sums.get(label, (0, 0))
             sums[label] = (before[0] + row_count, before[1] + error_count)
-    for label, (row_count, error_count) in sums.items():
+    return sums
+
+
+def _arms(slots: Sequence[page.Slot]) -> Iterator[Metric]:
+    labels = ["model", "version", "arm"]
+    rows = CounterMetricFamily("coppice_arm_rows", "rows answered by the arm", labels=labels)
+    errors = CounterMetricFamily("coppice_arm_errors", "rows the arm failed on", labels=labels)
+    for label, (row_count, error_count) in arm_counts(slots).items():
         values = [*label.split("/"), "", ""][:3]
         rows.add_metric(values, row_count)
         errors.add_metric(values, error_count)
@@ -133,12 +152,14 @@ def _workers(slots: Sequence[page.Slot]) -> Iterator[Metric]:
     silence = GaugeMetricFamily("coppice_worker_silence_seconds", "since the last heartbeat", labels=["worker"])
     release = GaugeMetricFamily("coppice_worker_release", "release served", labels=["worker"])
     opened = GaugeMetricFamily("coppice_worker_open_bundles", "bundles open in the worker", labels=["worker"])
+    requests = CounterMetricFamily("coppice_worker_requests", "answers of the worker", labels=["worker"])
     for index, slot in enumerate(slots):
         ready.add_metric([str(index)], float(slot.state == page.READY))
         silence.add_metric([str(index)], max(0, now_us - slot.heartbeat_us) / 1e6)
         release.add_metric([str(index)], slot.serving)
         opened.add_metric([str(index)], slot.cells[page.OPEN_BUNDLES])
-    yield from (ready, silence, release, opened)
+        requests.add_metric([str(index)], sum(int(slot.cells[cell]) for cell in REQUESTS.values()))
+    yield from (ready, silence, release, opened, requests)
 
 
 def _sync(board: boards.Board) -> Iterator[Metric]:

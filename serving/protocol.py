@@ -18,12 +18,13 @@ from time import perf_counter_ns
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.answers import Answer, plain
 from serving.door import Door
-from serving.heads import Headers, Named, named_headers, without_upgrade
+from serving.heads import Named, named_headers, without_upgrade
 from serving.pending import Flow, Pending
+from serving.quick_protocol import QuickProtocol
 from serving.scoring import Score
 
 NONE, HEAD, BODY = range(3)
@@ -41,25 +42,19 @@ def direct(door: Door) -> type[HttpToolsProtocol]:
     return DirectProtocol
 
 
-class _Direct(HttpToolsProtocol):
+class _Direct(QuickProtocol):
     def __init__(self, door: Door, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._door = door
+        super().__init__(door, *args, **kwargs)
         self._endpoint: Score | None = None  # of the request being received, where it is a direct one
-        self._named: Named = (b"", b"", b"", b"", False)
+        self._named: Named = (b"", b"", b"", b"", None)
         self._body: Any = b""  # bytes, or a bytearray where it came in parts
         self._received = 0  # bytes of the body
         self._part = NONE  # of a message, that is being received
         self._message_bytes = 0  # of the reads after the one that the message began in
         self._careful = False  # something about this read or connection has to be looked at message by message
         self._arrived = 0
-        self._spare = Pending(self)
-        self._current: Any = None  # the Pending or cycle whose answer is the next to leave
         self._ended = False  # no further request of this connection is answered
-        self._active_ns = 0
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._default_headers: Headers = []
-        self._preamble: dict[int, bytes] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -70,7 +65,7 @@ class _Direct(HttpToolsProtocol):
         self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
 
     def data_received(self, data: bytes) -> None:
-        if self._ended:
+        if self._ended or (self._part == NONE and not self._careful and self._answer_quickly(data)):
             return
         last = self._arrived
         if len(data) > MAX_HEAD_BYTES:
@@ -131,7 +126,7 @@ class _Direct(HttpToolsProtocol):
         keep_alive = self.parser.should_keep_alive()
         if not keep_alive:
             self._end()
-        pending = self._spare.of(self._arrived, keep_alive)
+        pending = self._spare.of(self._arrived, keep_alive, self._active_ns)
         cycle = self.cycle
         if (cycle is not None and not cycle.response_complete) or self.flow.write_paused:
             self._wait_in_line(pending, self._asked(score))
@@ -150,7 +145,7 @@ class _Direct(HttpToolsProtocol):
         if self._door.draining:
             keep_alive = False
         ending = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
-        self.transport.write(b"".join((self._lead_in(answer.status), answer.head, ending, answer.body)))
+        self.transport.write(b"".join((self._lead_in.of(answer.status), answer.head, ending, answer.body)))
         self.server_state.total_requests += 1
         self._active_ns = perf_counter_ns()
         self._door.on_answer(answer.status, (self._active_ns - arrived) // 1000)
@@ -201,9 +196,9 @@ class _Direct(HttpToolsProtocol):
 
     def _is_plain(self) -> bool:
         self._named = named = named_headers(self.headers)
-        parser = self.parser
+        parser, rare = self.parser, named[4]
         return (
-            not named[4]
+            (rare is None or not rare.expects)
             and parser.get_method() == b"POST"
             and parser.get_http_version() == "1.1"
             and not parser.should_upgrade()
@@ -233,9 +228,8 @@ class _Direct(HttpToolsProtocol):
         """httptools ends an upgrade request at its head, body or not. We upgrade to nothing: it is a plain request."""
         if self._ended or self.parser.get_method() == b"CONNECT":
             return
-        head = without_upgrade(self.parser.get_method(), self.url, self.headers)
-        if self.parser.get_http_version() != "1.1":
-            head = head.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1)
+        version = b"HTTP/1.1" if self.parser.get_http_version() == "1.1" else b"HTTP/1.0"
+        head = without_upgrade(self.parser.get_method(), self.url, version, self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.data_received(head + rest)
@@ -304,17 +298,15 @@ class _Direct(HttpToolsProtocol):
             self.pipeline.popleft()
             self.cycle = self.pipeline[0][0] if self.pipeline else self._current
 
-    @staticmethod
-    def _is_answered(cycle: Any) -> bool:
-        return cycle is None or cycle.response_complete
-
     def _look_after(self, read_bytes: int, *, began: bool) -> None:
         """After a read that ended inside a message. `began`: that message began in it."""
         self._careful = self._ended or self._part != NONE
         self._message_bytes = 0 if began else self._message_bytes + read_bytes
         if self._part == HEAD and self._message_bytes > MAX_HEAD_BYTES:
             self._refuse(431, LONG_HEAD)
-        elif self._part and self._message_bytes > self._door.max_message_bytes:
+        elif self._part and self._message_bytes > (
+            self._door.max_other_bytes if self._endpoint is None else self._door.max_message_bytes
+        ):
             self.transport.abort()
 
     def _refuse_long_head(self) -> bool:
@@ -322,16 +314,6 @@ class _Direct(HttpToolsProtocol):
             return False
         self._refuse(431, LONG_HEAD)
         return True
-
-    def _lead_in(self, status: int) -> bytes:
-        """Status line, date and server: laid out again only when uvicorn's once-a-second tick replaced the date."""
-        if self._default_headers is not self.server_state.default_headers:
-            self._default_headers = self.server_state.default_headers
-            self._preamble.clear()
-        if status not in self._preamble:
-            lines = [name + b": " + value + b"\r\n" for name, value in self._default_headers]
-            self._preamble[status] = STATUS_LINE[status] + b"".join(lines)
-        return self._preamble[status]
 
     def _close_if_idle(self) -> None:
         """One timer a connection, re-armed when it fires: arming one for every answer cost 1 µs of each."""

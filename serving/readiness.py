@@ -1,7 +1,8 @@
 """Ready is a quorum: at least half of the workers beat, serve the committed release and are not draining.
 
 Half, and not all: a host whose workers restart one after the other stays in the balancer, since the connections of the
-one that is away are served by its successor. A worker that serves another release than the committed one is not ready.
+one that is away are served by its successor. A worker that serves another release than the committed one is not ready, unless
+it has that one loaded: it flips at its next look, a few milliseconds after the commit, and no balancer need hear of it.
 What the sync process could not do - reach the store, serve a generation - is told here, and makes no host unready.
 """
 
@@ -42,7 +43,7 @@ def _worker(slot: page.Slot, committed: int, now_us: int) -> dict[str, Any]:
     beating = now_us - slot.heartbeat_us < STALE_US
     told = {
         "pid": slot.pid,
-        "ready": slot.state == page.READY and beating and slot.serving == committed,
+        "ready": slot.state == page.READY and beating and committed in (slot.serving, slot.loaded),
         "state": STATES.get(slot.state, "stopped") if beating or slot.state == page.EMPTY else "silent",
         "release": slot.serving,
     }

@@ -14,7 +14,7 @@ import msgspec
 from serving import page
 from serving.admission import Admission
 from serving.answers import Answer, model_failed, refusal, score_not_finite
-from serving.errors import DeadlinePassed, LoopLate, Overloaded, RequestRefused
+from serving.errors import AskerGone, DeadlinePassed, LoopLate, Overloaded, RequestRefused
 from serving.lanes import Scored, Scores
 from serving.live import Arm, Live, Snapshot
 from serving.traffic import TrafficLog
@@ -23,6 +23,7 @@ logger = logging.getLogger("coppice")
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 MAX_UNIT_BYTES = 256
+ODD_UNIT = f"x-unit: must be ASCII and at most {MAX_UNIT_BYTES} bytes"
 
 
 class Reply(Protocol):
@@ -30,6 +31,10 @@ class Reply(Protocol):
 
     @property
     def disconnected(self) -> bool: ...
+
+    @property
+    def since(self) -> int:
+        """When the connection was answered last, by perf_counter_ns: the request came after that. 0 where nobody knows."""
 
     def __call__(self, answer: Answer) -> None: ...
 
@@ -57,6 +62,7 @@ SHED_CELLS: dict[type[RequestRefused], int] = {
     Overloaded: page.SHED_QUEUE_FULL,
     DeadlinePassed: page.SHED_DEADLINE,
     LoopLate: page.SHED_LOOP_LAG,
+    AskerGone: page.SHED_GONE,
 }
 
 
@@ -83,10 +89,10 @@ def scorer(
                 if unit_field:
                     unit = unit_of(now, body)
             elif len(unit) > MAX_UNIT_BYTES or not unit.isascii():
-                raise RequestRefused(f"x-unit: must be ASCII and at most {MAX_UNIT_BYTES} bytes")
+                raise RequestRefused(ODD_UNIT)
             arm = now.points[now.point_of(unit or request_id)] if split else now.champion
             if timeout or admission.strict or not arm.inline:
-                expires = admission.admit(timeout, arrived, arm.lane)
+                expires = admission.admit(timeout, arrived, arm.lane, reply.since)
             row = now.decode(body)
         except RequestRefused as refused:
             return refuse(refused, request_id)
@@ -207,11 +213,18 @@ def unit_finder(field: str) -> Callable[[bytes], bytes]:
 
 
 def id_maker(writer: str) -> Callable[[int], bytes]:
-    """Request ids that sort by time and are unique over workers: 14 hex digits of µs, the writer's mark, a count."""
-    mark = re.sub(rb"[^A-Za-z0-9]", b"", writer.encode())[-8:]
+    """Request ids that sort by time and are unique over workers: 14 hex digits of µs, the writer's mark, a count.
+
+    The upper half of the count is left to the ids that quick.c makes.
+    """
+    mark = id_mark(writer)
     count = itertools.count()
 
     def new_id(ts_us: int) -> bytes:
-        return b"%014x%b%06x" % (ts_us, mark, next(count) & 0xFFFFFF)
+        return b"%014x%b%06x" % (ts_us, mark, next(count) & 0x7FFFFF)
 
     return new_id
+
+
+def id_mark(writer: str) -> bytes:
+    return re.sub(rb"[^A-Za-z0-9]", b"", writer.encode())[-8:]

@@ -55,7 +55,10 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 SCORES = ("scores", "list<double>")
 
 
-Role = Literal["served", "shadow"]
+Role = Literal["served", "fallback", "override", "shadow"]
+"""served: of the request's own arm, one for each request whose row was scored; fallback: the champion's, after that arm
+failed on the row (status 500) under the same request id; override: of an arm that the sender named, whichever fails or
+answers; shadow: scored after the answer."""
 
 
 class Tag(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,12 +101,13 @@ class Segment:
     path: Path
     bad_bytes: int = 0
     bad_blocks: list[int] = field(default_factory=list)  # offsets
+    magics: tuple[bytes, ...] = READ  # outcomes are kept in blocks as well, under their own
 
     def payloads(self) -> Iterator[bytes]:
         """Each whole, verified payload, in order. Raises ValueError, naming the file, where it is no segment."""
         data = self.path.read_bytes()
         self.bad_bytes, self.bad_blocks = 0, []
-        if data[: len(MAGIC)] not in {magic[: len(data)] for magic in READ}:
+        if data[: len(MAGIC)] not in {magic[: len(data)] for magic in self.magics}:
             raise ValueError(f"{self.path}: not a segment of this version")
         at = len(MAGIC)
         while at < len(data):

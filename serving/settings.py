@@ -39,19 +39,37 @@ class Settings(BaseModel):
         default="",
         description="who may change routes over HTTP: a file of `SHA256 NAME` lines, or hashes; empty: nobody",
     )
+    api_keys: str = Field(
+        default="", description="who may ask for scores: a file of `SHA256 NAME` lines, or hashes; empty: everybody"
+    )
+    access_log: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of answers told on stdout, a JSON line each, besides 5xx and 429; 0: none",
+    )
     model: str = Field(
         default="", description="model that `/predict` serves; empty: the only one that the store routes, if it is"
     )
     host: str = Field(default="127.0.0.1", description="address to listen on; `unix:PATH` for a socket there")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and prints it")
+    tls_cert: str = Field(default="", description="PEM file of the certificate and its chain; empty: plain HTTP")
+    tls_key: str = Field(default="", description="PEM file of the certificate's private key; empty: in the same file")
     workers: int = Field(default=0, ge=0, le=256, description="worker processes; 0: one for each CPU of the cgroup")
-    http: Literal["direct", "asgi"] = Field(
-        default="direct", description="`direct` answers in the protocol, `asgi` in FastAPI"
+    http: Literal["direct", "python", "asgi"] = Field(
+        default="direct",
+        description="`direct` answers in the protocol, the usual request in C; `python` without C; `asgi` in FastAPI",
     )
     unit_field: str = Field(
         default="", description="body field that names the experiment's unit; empty: `x-unit`, then the id"
     )
     max_body_bytes: int = Field(default=1 << 20, ge=64, description="longest request body, in bytes; longer is a 413")
+    max_batch_bytes: int = Field(
+        default=16 << 20,
+        ge=64,
+        description="longest body of `/predict/batch` and `/feedback`, in bytes; longer is a 413",
+    )
+    max_rows: int = Field(default=10_000, ge=1, description="most rows that one request may have; more is a 413")
     max_batch_rows: int = Field(default=64, ge=1, le=4096, description="most rows that one call of the model scores")
     max_queue_rows: int = Field(default=1024, ge=1, description="rows that may wait in a lane; the next is a 503")
     deadline_ms: int = Field(

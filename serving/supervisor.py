@@ -25,6 +25,7 @@ from pathlib import Path
 from compile.trust import Trust
 from serving import board, listening, page, sync, worker
 from serving.settings import Settings, cgroup_cpus
+from serving.tls import refuse_unusable
 
 POLL_S = 0.1
 HUNG_US = 10_000_000
@@ -196,7 +197,7 @@ class Supervisor:
             return
         self.announced = True
         assert self.workers[0].listener is not None
-        address = listening.address_of(self.workers[0].listener)
+        address = listening.address_of(self.workers[0].listener, tls=bool(self.settings.tls_cert))
         took = time.monotonic() - self.sync.started
         _say(f"ready on {address} with {len(slots)} worker(s) after {took:.2f} s; docs at /docs")
 
@@ -234,9 +235,10 @@ class Supervisor:
 
 
 def run(settings: Settings) -> int:
-    """Serve until told to stop; the exit status. Raises SettingsRefused where the address can't be had, KeyRefused where
-    COPPICE_TRUST names no key."""
+    """Serve until told to stop; the exit status. Raises SettingsRefused where address or certificate can't be had, KeyRefused
+    where COPPICE_TRUST names no key."""
     Trust.of(settings.trust).fingerprints()
+    refuse_unusable(settings)
     workers = settings.workers or cgroup_cpus()
     name = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(4)}"
     page_path = settings.traffic / "pages" / f"{name}.page"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from compile.bundle import Manifest
-from serving.answers import Encode, Spell, binary_encoder, spelled, spelling_encoder
+from serving.answers import Encode, Openings, Spell, Wording, spelled, spelling_encoder, worded_encoder, wording
 from serving.errors import RoutesRefused
 
 OUTLIER, INLIER = "outlier", "inlier"
@@ -30,13 +30,29 @@ PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
 
 def encoder(manifest: Manifest, *, arm: str, generation: int, fallback_from: str = "") -> Encode:
     """The encoder of the arm. Raises RoutesRefused where the manifest's outputs do not fit its task."""
-    _refuse_unfit(arm, manifest)
     marks: dict[str, Any] = {"version": manifest.version, "arm": arm, "generation": generation}
     marks["fallback_from"] = fallback_from
-    if manifest.task == "binary":
-        negative, positive = manifest.classes
-        return binary_encoder(classes=(negative, positive), threshold=manifest.threshold, **marks)
-    return spelling_encoder(_SPELLERS[manifest.task](manifest), **marks)
+    words = wording_of(manifest, **marks)
+    return spelling_encoder(_SPELLERS[manifest.task](manifest), **marks) if words is None else worded_encoder(words)
+
+
+def wording_of(manifest: Manifest, **marks: Any) -> Wording | None:
+    """The templates of the arm's answers, where its model has one output; `marks` as `wording` takes them."""
+    _refuse_unfit(marks["arm"], manifest)
+    openings = _openings(manifest)
+    return None if openings is None else wording(openings, **marks)
+
+
+def speller(manifest: Manifest) -> Spell:
+    """How a row's scores are spelled in an answer of many rows: as alone, up to the last field that is the row's own."""
+    openings = _openings(manifest)
+    return _SPELLERS[manifest.task](manifest) if openings is None else openings.spell
+
+
+def row_schema(manifest: Manifest) -> dict[str, Any]:
+    """The JSON schema of a row's own fields."""
+    properties = _PROPERTIES[manifest.task](manifest)
+    return {"type": "object", "required": list(properties), "properties": properties}
 
 
 def answer_schema(manifest: Manifest, arms: Sequence[str]) -> dict[str, Any]:
@@ -74,6 +90,17 @@ def _refuse_unfit(arm: str, manifest: Manifest) -> None:
             raise RoutesRefused(f"{arm}: two outputs or classes of the model have one name")
 
 
+def _openings(manifest: Manifest) -> Openings | None:
+    if manifest.task == "binary":
+        texts = [b'{"prediction":%b,"probability":' % spelled(label) for label in manifest.classes]
+        return Openings.of(texts, "above", manifest.threshold)
+    if manifest.task == "outlier":
+        return Openings.of([b'{"prediction":%b,"score":' % spelled(word) for word in (INLIER, OUTLIER)], "below")
+    if manifest.task in ("regression", "ranking") and len(manifest.outputs) == 1:
+        return Openings.of([b'{"prediction":'])
+    return None
+
+
 def _multiclass(manifest: Manifest) -> Spell:
     openings = [b'{"prediction":%b,"probabilities":' % spelled(label) for label in manifest.classes]
     probabilities = _numbers_of(manifest.classes)
@@ -97,15 +124,8 @@ def _multilabel(manifest: Manifest) -> Spell:
 
 
 def _values(manifest: Manifest) -> Spell:
-    if len(manifest.outputs) == 1:
-        return lambda score: b'{"prediction":%b' % repr(score).encode()
     values = _numbers_of(manifest.outputs)
     return lambda scores: b'{"prediction":' + values(scores)
-
-
-def _outlier(_: Manifest) -> Spell:
-    outlier, inlier = (b'{"prediction":%b,"score":%%b' % spelled(word) for word in (OUTLIER, INLIER))
-    return lambda score: (outlier if score < 0 else inlier) % repr(score).encode()
 
 
 _SPELLERS: dict[str, Callable[[Manifest], Spell]] = {
@@ -113,7 +133,6 @@ _SPELLERS: dict[str, Callable[[Manifest], Spell]] = {
     "multilabel": _multilabel,
     "regression": _values,
     "ranking": _values,
-    "outlier": _outlier,
 }
 
 

@@ -1,8 +1,8 @@
 """The traffic log: every scored row, handed over in constant time and written by a thread of its own.
 
-One row per scored row, in the format of `serving.segments`; `role` is `served` or `shadow`, `features` the encoded row,
-`score` NaN and `status` 500 where the model failed, infinite and 500 where its score is; a model of several outputs has
-`scores` besides. Times are µs since 1970 (`ts_us`) or µs (`*_us`).
+One row per scored row, in the format of `serving.segments`, which explains `role`; `features` is the encoded row, `score`
+NaN and `status` 500 where the model failed, infinite and 500 where its score is; a model of several outputs has `scores`
+besides. Times are µs since 1970 (`ts_us`) or µs (`*_us`).
 
 `TrafficLog.put` numbers the row (`seq`, from 1 in each writer) and counts it on the shared page before it stores it, so
 that at any moment
@@ -16,7 +16,6 @@ unwritten: the difference. Nothing here blocks a request or raises into one.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,9 @@ from threading import Thread
 from time import monotonic
 
 from serving import page
-from serving.blocks import RECORD, Block, arrow, encode_block
+from serving.appending import Appending
+from serving.arena import Arena
+from serving.blocks import RECORD, Block, Rows, arrow, encode_block
 from serving.segments import COLUMNS, MAGIC, SCORES, Facts, Segment, Tag, frame, read_segment, split_payload
 
 __all__ = ["COLUMNS", "SCORES", "Facts", "Segment", "Tag", "TrafficLog", "read_segment", "split_payload"]
@@ -55,14 +56,17 @@ class TrafficLog:
         self._max_blocks = max_blocks
         self._flush_s = flush_s
         self._block = Block(block_rows)
-        self._seq = 0
+        self._arena: Arena | None = None
+        self.renew_arena: Callable[[], None] = _no_arena  # of who has one: asks for the next
         self._tags: list[Tag] = []
         self._tag_numbers: dict[Tag, int] = {}
-        self._flushed = monotonic()
-        self._queue: SimpleQueue[Block | None] = SimpleQueue()
+        self._queue: SimpleQueue[Rows | None] = SimpleQueue()
         arrow()
         slot.begin_writer(self.writer)
-        file = _SegmentFile(folder, self.writer, rotate_bytes=rotate_bytes, rotate_s=rotate_s, cells=slot.cells)
+        appending = Appending(
+            folder, self.writer, suffix=".seg", magic=MAGIC, rotate_bytes=rotate_bytes, rotate_s=rotate_s
+        )
+        file = _SegmentFile(appending, slot.cells)
         self._thread = Thread(target=self._write, args=(file,), name="traffic", daemon=True)
         self._thread.start()
 
@@ -90,7 +94,7 @@ class TrafficLog:
     ) -> None:
         """Constant time: 0.7 µs (`python -m serving.bench traffic`). `features` is 8 * width bytes of float64."""
         block = self._block
-        self._seq = seq = self._seq + 1
+        seq = self._cells[page.WRITER_SEQ] + 1
         self._cells[page.WRITER_SEQ] = seq
         self._cells[page.ROWS] += 1
         RECORD.pack_into(
@@ -102,7 +106,7 @@ class TrafficLog:
         block.features.append(features)
         block.count += 1
         if block.count == self._block_rows:
-            self._hand_over()
+            self._next_block()
 
     def put_of(self, outputs: int) -> Callable[..., None]:
         """`put`, or for a model of several outputs the same of a tuple of scores."""
@@ -122,23 +126,49 @@ class TrafficLog:
         self._block.scores[self._block.count] = scores
         self.put(tag, ts_us, request_id, row, unit, features, scores[0], *rest)
 
+    def arena(self, row_bytes: int) -> Arena:
+        """A fresh block for rows that C writes and numbers. Loop thread, as `put`.
+
+        Both blocks are handed over together, so that what a crash costs is the newest rows and no others.
+        """
+        if self._arena is not None and self._arena.count:
+            self._hand_over(self._arena)
+        self._arena = Arena(self._block_rows, row_bytes)
+        self._give_block()
+        return self._arena
+
     def tick(self) -> None:
         """Called a few times a second: hands over what has waited for `flush_s`, so that a quiet log is not stale."""
-        if self._block.count and monotonic() - self._flushed >= self._flush_s:
-            self._hand_over()
+        due = monotonic() - self._flush_s
+        if any(block is not None and block.count and block.born <= due for block in (self._block, self._arena)):
+            self._next_block()
+
+    @property
+    def crowded(self) -> bool:
+        """The thread is behind by half of what it may be: who has many rows more to put should wait."""
+        return 2 * self._queue.qsize() >= self._max_blocks
 
     def close(self, deadline_s: float) -> bool:
         """Write, sync and seal what was put; whether that was done by the deadline. The last call."""
-        if self._block.count:
-            self._hand_over(urgent=True)
+        for block in (self._block, self._arena):
+            if block is not None and block.count:
+                self._queue.put(block)
         self._queue.put(None)
         self._thread.join(deadline_s)
         return not self._thread.is_alive()
 
-    def _hand_over(self, urgent: bool = False) -> None:
-        block, self._block = self._block, Block(self._block_rows)
-        self._flushed = monotonic()
-        if self._queue.qsize() >= self._max_blocks and not urgent:
+    def _next_block(self) -> None:
+        self._give_block()
+        if self._arena is not None and self._arena.count:
+            self.renew_arena()
+
+    def _give_block(self) -> None:
+        if self._block.count:
+            block, self._block = self._block, Block(self._block_rows)
+            self._hand_over(block)
+
+    def _hand_over(self, block: Rows) -> None:
+        if self._queue.qsize() >= self._max_blocks:
             self._cells[page.ROWS_DROPPED_FULL] += block.count
             self._cells[page.WRITER_DROPPED_FULL] += block.count
             return
@@ -169,28 +199,24 @@ class _SegmentFile:
 
     SYNC_S = 1.0
 
-    def __init__(self, folder: Path, writer: str, *, rotate_bytes: int, rotate_s: float, cells: memoryview) -> None:
-        self._folder = folder
-        self._writer = writer
-        self._rotate_bytes = rotate_bytes
-        self._rotate_s = rotate_s
+    def __init__(self, file: Appending, cells: memoryview) -> None:
+        self._file = file
         self._cells = cells
-        self._number = 0
-        self._handle = -1
-        self._path = Path()
-        self._size = 0
-        self._opened = self._synced = 0.0
+        self._synced = 0.0
         self._unsynced = False
 
     def append(self, payload: bytes, rows: int) -> None:
+        file, before = self._file, self._file.written
+        if not file.is_open:
+            self._synced = monotonic()
         try:
-            if self._handle < 0:
-                self._open()
-            self._write_whole(frame(payload))
+            file.append(frame(payload))
         except OSError as refused:
-            logger.error("traffic log dropped %d rows: %s: %s", rows, self._path, refused.strerror)
+            logger.error("traffic log dropped %d rows: %s: %s", rows, file.path, refused.strerror)
             self.drop(rows)
             return
+        finally:
+            self._cells[page.BYTES] += file.written - before
         self._unsynced = True
         self._cells[page.WRITER_LOGGED] += rows
         self._cells[page.ROWS_LOGGED] += rows
@@ -202,70 +228,32 @@ class _SegmentFile:
 
     def keep_up(self) -> None:
         """Sync about once a second, and rotate by size and age."""
-        now = monotonic()
-        if self._handle < 0:
-            return
-        if self._size >= self._rotate_bytes or now - self._opened >= self._rotate_s:
+        if self._file.is_due:
             self.seal()
-        elif self._unsynced and now - self._synced >= self.SYNC_S:
+        elif self._unsynced and monotonic() - self._synced >= self.SYNC_S:
             self._sync()
 
     def seal(self) -> None:
-        """fsync, rename to sealed/, fsync both folders: from then on the file is complete, power cut or not."""
-        if self._handle < 0:
+        """From then on the file is complete, power cut or not."""
+        if not self._file.is_open:
             return
         self._sync()
-        os.close(self._handle)
-        self._handle = -1
         try:
-            sealed = self._folder / "sealed"
-            sealed.mkdir(parents=True, exist_ok=True)
-            self._path.rename(sealed / self._path.name)
-            for folder in (sealed, self._path.parent):
-                _sync_folder(folder)
+            self._file.seal()
         except OSError as refused:
-            logger.error("traffic log could not seal %s: %s; compaction will salvage it", self._path, refused.strerror)
-
-    def _open(self) -> None:
-        self._path = self._folder / "open" / f"{self._writer}-{self._number:06d}.seg"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        self._number += 1
-        self._handle, self._size = handle, 0
-        self._opened = self._synced = monotonic()
-        try:
-            self._write_whole(MAGIC)
-        except OSError:
-            os.close(handle)
-            self._handle = -1
-            self._path.unlink(missing_ok=True)
-            raise
-
-    def _write_whole(self, data: bytes) -> None:
-        """All of it or, by truncation to where it began, none of it."""
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._handle, view) :]
-        except OSError:
-            os.ftruncate(self._handle, self._size)
-            raise
-        self._size += len(data)
-        self._cells[page.BYTES] += len(data)
+            logger.error(
+                "traffic log could not seal %s: %s; compaction will salvage it", self._file.path, refused.strerror
+            )
 
     def _sync(self) -> None:
         try:
-            os.fsync(self._handle)
+            self._file.sync()
         except OSError as refused:
-            logger.error("traffic log could not sync %s: %s", self._path, refused.strerror)
+            logger.error("traffic log could not sync %s: %s", self._file.path, refused.strerror)
         self._unsynced = False
         self._synced = monotonic()
         self._cells[page.FSYNCS] += 1
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _no_arena() -> None:
+    raise AssertionError("nobody asked for an arena")

@@ -31,27 +31,37 @@ from serving.admin import Admin
 from serving.admission import Admission
 from serving.app import Health, create
 from serving.door import Door
+from serving.edge import Edge
 from serving.errors import ServingError
 from serving.flip import Flipper
 from serving.live import Live, Loader
-from serving.metrics import render
+from serving.many import Context
+from serving.metrics import arm_counts, render
+from serving.outcomes import OutcomeLog
+from serving.overrides import Overrides
 from serving.protocol import direct
+from serving.quick import Asked, Quick
 from serving.readiness import readiness
 from serving.scoring import Score, scorer
 from serving.served import Served
 from serving.settings import Settings
+from serving.store import local_folder
+from serving.tls import refuse_unusable
 from serving.traffic import TrafficLog
 
 logger = logging.getLogger("coppice")
 
 HEARTBEAT_S = 0.2
 GRACE_S = 0.2  # between the last connection accepted and the close, for its first request to arrive
+SWITCH_S = 0.0005  # for how long a busy thread keeps the interpreter from another: the loop, or a lane that has scored
+TELL_S = 2.0  # for what waits to be told to access log and tracing; the log of traffic is sealed by then
 EXIT_OK = 0
 EXIT_CANNOT_SERVE = 3  # the supervisor does not restart what would fail in the same way again
 
 
 def main(settings: Settings, index: int, listener: socket.socket, page_path: Path, alive: int) -> int:
     """Serve until told to stop; the exit status. `alive` is the reading end of the supervisor's pipe."""
+    sys.setswitchinterval(SWITCH_S)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(process)d %(levelname)s %(message)s")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -63,6 +73,7 @@ def main(settings: Settings, index: int, listener: socket.socket, page_path: Pat
 
 async def _serve(settings: Settings, index: int, listener: socket.socket, page_path: Path, alive: int) -> int:
     loop = asyncio.get_running_loop()
+    refuse_unusable(settings)
     shared = page.Page.open(page_path)
     slot = shared.slot(index)
     slot.begin(os.getpid())
@@ -71,8 +82,10 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     served = make_served(settings, door, log, slot)
     flipper = Flipper(shared.board, slot, Loader(settings, log, slot, loop), served)
     await flipper.first()
-    health = Health(ready=lambda: readiness(shared), metrics=lambda: render(shared))
-    server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot)), door))
+    health = Health(lambda: readiness(shared), lambda: render(shared), lambda: arm_counts(shared.slots()))
+    outcomes = OutcomeLog(settings.traffic / "outcomes", server=page_path.stem, worker=index, slot=slot, loop=loop)
+    store = local_folder(settings.store, settings.traffic)
+    server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot), outcomes, store), door))
     gc.collect()
     gc.freeze()  # what is loaded now lives as long as the process: no collection need look at it again
 
@@ -84,12 +97,19 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     await server.serve(sockets=[listener])
     for task in tasks:
         task.cancel()
-    _finish(settings, served, log, slot)
+    outcomes.close(settings.stop_timeout_s)
+    _finish(settings, door, served, log, slot)
     return EXIT_OK
 
 
 def make_door(settings: Settings, slot: page.Slot) -> Door:
-    return Door({}, max_body_bytes=settings.max_body_bytes, on_answer=_counter(slot))
+    return Door(
+        {},
+        max_body_bytes=settings.max_body_bytes,
+        on_answer=_counter(slot),
+        max_batch_bytes=settings.max_batch_bytes,
+        edge=Edge.of(settings, slot),
+    )
 
 
 def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot) -> Served:
@@ -100,10 +120,21 @@ def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot
     def scorer_of(live: Live, split: bool) -> Score:
         return scorer(live, log, slot, admission, split=split, unit_field=settings.unit_field)
 
-    def set_paths(paths: Mapping[bytes, Score]) -> None:
-        door.endpoints = paths
+    overrides = Overrides(lambda live: scorer_of(live, False), log.register, slot)
+    door.overrides = overrides
 
-    return Served(scorer_of, set_paths)
+    def learned(live: Live, split: bool) -> Score:
+        score = scorer_of(live, split)
+        overrides.learn(score, live)
+        return score
+
+    def flip(paths: Mapping[bytes, Asked]) -> None:
+        if door.quick is not None:
+            door.quick.flip(paths)
+
+    if settings.http == "direct" and door.edge is None and not settings.unit_field:
+        door.quick = Quick.of(log, slot, admission, door.again, max_body_bytes=settings.max_body_bytes)
+    return Served(learned, door.take, flip, Context.of(settings, log, slot, admission))
 
 
 def _counter(slot: page.Slot) -> Callable[[int, int], None]:
@@ -128,7 +159,7 @@ def _counter(slot: page.Slot) -> Callable[[int, int], None]:
 def _config(settings: Settings, app: object, door: Door) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # an ASGI application by Starlette's types, which are wider than uvicorn's
-        http=direct(door) if settings.http == "direct" else "httptools",
+        http="httptools" if settings.http == "asgi" else direct(door),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -137,6 +168,8 @@ def _config(settings: Settings, app: object, door: Door) -> uvicorn.Config:
         headers=[("server", "coppice")],
         server_header=False,
         backlog=4096,
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
         timeout_keep_alive=int(settings.keep_alive_s),
         timeout_graceful_shutdown=max(1, int(settings.stop_timeout_s)),
     )
@@ -186,7 +219,7 @@ async def _beat(slot: page.Slot, log: TrafficLog, server: uvicorn.Server) -> Non
         await asyncio.sleep(HEARTBEAT_S)
 
 
-def _finish(settings: Settings, served: Served, log: TrafficLog, slot: page.Slot) -> None:
+def _finish(settings: Settings, door: Door, served: Served, log: TrafficLog, slot: page.Slot) -> None:
     snapshots = served.snapshots().values()
     for snapshot in snapshots:
         for shadow in snapshot.shadows:
@@ -194,4 +227,6 @@ def _finish(settings: Settings, served: Served, log: TrafficLog, slot: page.Slot
     for snapshot in snapshots:
         snapshot.close()
     log.close(settings.stop_timeout_s)
+    if door.edge is not None and door.edge.watch is not None:
+        door.edge.watch.close(TELL_S)
     slot.state = page.STOPPED

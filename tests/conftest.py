@@ -158,7 +158,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
                 call, cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=out, stderr=out
             )
         deadline = time.monotonic() + 60
-        while not (ready := re.search(r"ready on (?:http://127.0.0.1:(\d+)|unix:)", log.read_text(encoding="utf-8"))):
+        while not (ready := re.search(r"ready on (?:https?://127.0.0.1:(\d+)|unix:)", log.read_text(encoding="utf-8"))):
             assert process.poll() is None, log.read_text(encoding="utf-8")
             assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
             time.sleep(0.02)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from training.data import Labels
 from training.errors import RecipeRefused
 from training.features import FeatureSchema, Matrix
+from training.parts import Part
 from training.recipe import Recipe
 
-Labels = npt.NDArray[Any]  # see training.data.Dataset
 OBJECTIVES = {
     "xgboost": {
         "binary": ("binary:logistic", "logloss"),
@@ -47,8 +47,8 @@ class Fitted:
 def fit(
     recipe: Recipe,
     schema: FeatureSchema,
-    train: tuple[Matrix, Labels],
-    validation: tuple[Matrix, Labels],
+    train: Part,
+    validation: Part,
     progress: Progress,
     every: int = 100,
     *,
@@ -114,8 +114,8 @@ def _weights(recipe: Recipe, labels: Labels) -> Matrix | None:
 def _fit_xgboost(
     recipe: Recipe,
     schema: FeatureSchema,
-    train: tuple[Matrix, Labels],
-    validation: tuple[Matrix, Labels],
+    train: Part,
+    validation: Part,
     progress: Progress,
     every: int,
     stop_early: bool,
@@ -128,15 +128,15 @@ def _fit_xgboost(
                 progress(epoch + 1, evals_log["validation"][metric][-1])
             return False
 
-    settings = {"tree_method": "hist", "verbosity": 0} | _task_settings(recipe, schema, train[1])
+    settings = {"tree_method": "hist", "verbosity": 0} | _task_settings(recipe, schema, train.labels)
     metric = settings["eval_metric"]
     history: dict[str, Any] = {}
     try:
         booster = xgboost.train(
             settings | recipe.params,
-            _dmatrix(schema, *train, _weights(recipe, train[1])),
+            _dmatrix(schema, train.matrix, train.labels, _weights(recipe, train.labels)),
             num_boost_round=recipe.rounds.most,
-            evals=[(_dmatrix(schema, *validation), "validation")],
+            evals=[(_dmatrix(schema, validation.matrix, validation.labels), "validation")],
             early_stopping_rounds=recipe.rounds.patience if stop_early else None,
             evals_result=history,
             verbose_eval=False,
@@ -160,8 +160,8 @@ def _fit_xgboost(
 def _fit_lightgbm(
     recipe: Recipe,
     schema: FeatureSchema,
-    train: tuple[Matrix, Labels],
-    validation: tuple[Matrix, Labels],
+    train: Part,
+    validation: Part,
     progress: Progress,
     every: int,
     stop_early: bool,
@@ -173,11 +173,11 @@ def _fit_lightgbm(
             progress(state.iteration + 1, state.evaluation_result_list[0][2])
 
     categorical = [j for j, feature in enumerate(schema.features) if feature.kind == "category"]
-    settings = {"verbosity": -1} | _task_settings(recipe, schema, train[1])
+    settings = {"verbosity": -1} | _task_settings(recipe, schema, train.labels)
     data = lightgbm.Dataset(
-        train[0],
-        train[1],
-        weight=_weights(recipe, train[1]),
+        train.matrix,
+        train.labels,
+        weight=_weights(recipe, train.labels),
         feature_name=_safe_names(schema),
         categorical_feature=categorical,
     )
@@ -187,7 +187,7 @@ def _fit_lightgbm(
             settings | {"deterministic": True, "force_row_wise": True} | recipe.params,
             data,
             num_boost_round=recipe.rounds.most,
-            valid_sets=[lightgbm.Dataset(validation[0], validation[1], reference=data)],
+            valid_sets=[lightgbm.Dataset(validation.matrix, validation.labels, reference=data)],
             valid_names=["validation"],
             callbacks=[
                 *([lightgbm.early_stopping(recipe.rounds.patience, verbose=False)] if stop_early else []),

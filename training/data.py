@@ -24,6 +24,7 @@ from training.recipe import Task
 AFFIRMATIVE = ("yes", "y", "true", "t", "1", "positive", "pos")
 MIN_ROWS_OF_A_CLASS = 10
 MAX_CLASSES = 100
+Labels = npt.NDArray[Any]  # as Dataset says
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Dataset:
     """
 
     features: pd.DataFrame
-    labels: npt.NDArray[Any]
+    labels: Labels
     classes: tuple[str, ...]  # binary: negative, positive; regression: none
     target: str
     source: str

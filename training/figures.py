@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from training.assessment import Assessment, Cut
 from training.evaluation import Floats, Labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from training.boosters import Fitted
+
 INK, FAINT = "#1b5e4b", "#b8c4be"
+
+
+def pictures(labels: Labels, said: Floats, fitted: Fitted, assessed: Assessment | None) -> dict[str, Figure]:
+    """Every picture of a run, by title. `assessed`: of a model of two classes."""
+    drawn = {
+        "importance": importance(fitted.importance),
+        "learning": learning(fitted.curve, fitted.rounds),
+    }
+    if assessed:
+        drawn["roc"] = roc(labels, said, assessed.figures["roc_auc"].value or 0.0)
+        drawn["calibration"] = calibration(labels, said)
+        if assessed.worth:
+            drawn["costs"] = costs(assessed.cuts, assessed.threshold, assessed.worth.currency)
+    return drawn
+
+
+def png(figure: Figure) -> bytes:
+    """The same figure gives the same bytes: nothing of the time or the library's version is written into them."""
+    into = io.BytesIO()
+    figure.savefig(into, format="png", dpi=80, metadata={"Software": None})
+    return into.getvalue()
+
+
+def costs(cuts: Sequence[Cut], threshold: float, currency: str) -> Figure:
+    figure, axes = _figure("Cost per 1,000 decisions on the holdout", "threshold", currency or "cost")
+    axes.plot([cut.threshold for cut in cuts], [cut.cost_per_1000 or 0.0 for cut in cuts], color=INK, marker="o")
+    axes.axvline(threshold, color=FAINT, linestyle="--", label=f"served: {threshold:.3f}")
+    axes.legend(loc="best", frameon=False)
+    return figure
 
 
 def roc(positive: Labels, probability: Floats, auc: float) -> Figure:
@@ -54,7 +87,7 @@ def history(numbers: Sequence[int], losses: Sequence[float]) -> Figure:
 
 
 def learning(curve: Sequence[float], rounds: int) -> Figure:
-    figure, axes = _figure("Validation loss by round", "round", "log loss")
+    figure, axes = _figure("Validation loss by round", "round", "loss")
     axes.plot(range(1, len(curve) + 1), curve, color=INK)
     axes.axvline(rounds, color=FAINT, linestyle="--", label=f"kept: {rounds} rounds")
     axes.legend(loc="upper right", frameon=False)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from training import evaluation
-from training.boosters import Labels
+from training.data import Labels
 from training.evaluation import Gate
 from training.features import Matrix
 from training.recipe import Task

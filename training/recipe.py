@@ -38,7 +38,10 @@ n_estimators = { low = 100, high = 1000 }
 grow_policy = { choices = ["depthwise", "lossguide"] }
 
 [gates]                             min_ or max_ and a metric; a model that fails one is not registered
-min_accuracy = 0.85                 without any gate: accuracy must beat the majority class
+min_accuracy = 0.85                 without any gate: accuracy must beat the majority class,
+                                    or, with costs, decisions must save against treating nobody and everybody
+
+[costs], [evaluation]               what decisions are worth (`training.costs`); groups to look at (`training.segments`)
 
 [card]                              words that figures can't give: description, intended_use, limitations,
                                     ethical_considerations
@@ -59,8 +62,10 @@ from typing import Literal
 
 import msgspec
 
+from training.costs import Costs
 from training.errors import RecipeRefused
 from training.features import Feature, FeatureSchema, InputRefused
+from training.segments import Evaluation
 
 METRICS = {
     "binary": ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss", "brier"),
@@ -149,6 +154,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     monotone: dict[str, Literal[-1, 0, 1]] = {}
     search: Search = Search()
     gates: dict[str, float] = {}
+    costs: Costs | None = None
+    evaluation: Evaluation = Evaluation()
     card: Words = Words()
     features: tuple[Feature, ...] = ()
 
@@ -164,6 +171,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise RecipeRefused(f"gates.{key}: must be finite")
         if self.task == "regression" and self.weights != "equal":
             raise RecipeRefused("weights: a regression has no classes to balance")
+        if self.task != "binary" and (self.costs or self.evaluation.segments):
+            raise RecipeRefused(f"costs, evaluation.segments: are for two classes, not for a {self.task} task")
         if self.search.folds < 2:
             raise RecipeRefused("search.folds: must be at least 2")
         if not (0 < self.split.holdout < 0.9 and 0 < self.split.validation < 0.9):
@@ -225,7 +234,7 @@ def parse(text: str, where: str = "recipe") -> Recipe:
 def flat(recipe: Recipe) -> Mapping[str, str]:
     """The recipe's settings as dotted names, for a run's parameters."""
     settings: dict[str, str] = {key: str(getattr(recipe, key)) for key in ("algorithm", "task", "weights", "seed")}
-    for table in ("split", "rounds", "params", "monotone", "gates"):
-        values = msgspec.to_builtins(getattr(recipe, table))
+    for table in ("split", "rounds", "params", "monotone", "gates", "costs"):
+        values = msgspec.to_builtins(getattr(recipe, table)) or {}
         settings |= {f"{table}.{key}": str(value) for key, value in values.items()}
     return settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from training.card import UNSAID
+from training.card import PICTURES, UNSAID, code, plain
 from training.data import Dataset
 from training.evaluation import Gate
 from training.features import FeatureSchema
@@ -24,13 +24,11 @@ def write(
 ) -> str:
     """`sizes`: rows by part (train, validation, holdout)."""
     words = recipe.card
-    answers = f"the value of `{dataset.target}`"
+    answers = f"the value of {code(dataset.target)}"
     if dataset.classes:
-        answers = f"the probability of each class of `{dataset.target}`: " + ", ".join(
-            f"`{c}`" for c in dataset.classes
-        )
+        answers = f"the probability of each class of {code(dataset.target)}: {', '.join(map(code, dataset.classes))}"
     lines = [
-        f"# Model card: {name}",
+        f"# Model card: {plain(name)}",
         "",
         "## Description",
         words.description or UNSAID,
@@ -41,12 +39,12 @@ def write(
         words.intended_use or UNSAID,
         "",
         "## Training data",
-        f"{dataset.source}: {len(dataset.labels):,} rows, sha256 `{dataset.digest[:16]}`. Split by {recipe.split.by}: "
+        f"{plain(dataset.source)}: {len(dataset.labels):,} rows, sha256 `{dataset.digest[:16]}`. Split by {recipe.split.by}: "
         f"{sizes['train']:,} to train, {sizes['validation']:,} to stop early, {sizes['holdout']:,} held out.",
         "",
         f"Inputs (contract `{schema.fingerprint[:16]}`): "
-        + ", ".join(f"`{f.name}` ({f.kind})" for f in schema.features)
-        + f". Left out: {', '.join(f'`{column}`' for column in left_out) or 'nothing'}.",
+        + ", ".join(f"{code(f.name)} ({f.kind})" for f in schema.features)
+        + f". Left out: {', '.join(map(code, left_out)) or 'nothing'}.",
         "",
         "## Performance metrics",
         f"On the {sizes['holdout']:,} rows held out:",
@@ -55,7 +53,9 @@ def write(
         "|---|---|",
         *[f"| {metric} | {value:.4f} |" for metric, value in metrics.items()],
         "",
-        *[f"- gate {gate}" for gate in gates],
+        *[f"- gate {plain(str(gate))}" for gate in gates],
+        "",
+        f"![{PICTURES['importance']}](importance.png)",
         "",
         "## Limitations",
         words.limitations or UNSAID,

@@ -29,7 +29,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from training import boosters, search_runs
 from training.data import Dataset
 from training.errors import RecipeRefused
-from training.features import FeatureSchema, Matrix, encode_frame, infer
+from training.features import FeatureSchema, infer
+from training.parts import Part, part_of
 from training.recipe import Range, Recipe, Value
 from training.splitting import folds, split
 
@@ -136,8 +137,8 @@ def _suggested(trial: Trial, key: str, span: Range) -> Value:
 @dataclass(frozen=True)
 class _Fold:
     schema: FeatureSchema
-    train: tuple[Matrix, boosters.Labels]
-    measured: tuple[Matrix, boosters.Labels]
+    train: Part
+    measured: Part
 
 
 def _tables(recipe: Recipe, dataset: Dataset, schema: FeatureSchema | None) -> list[_Fold]:
@@ -145,10 +146,8 @@ def _tables(recipe: Recipe, dataset: Dataset, schema: FeatureSchema | None) -> l
     parts = split(dataset, recipe)
     made = []
     for train, measured in folds(dataset, recipe, np.concatenate([parts["train"], parts["validation"]])):
-        seen, unseen = dataset.features.iloc[train], dataset.features.iloc[measured]
-        known = schema or recipe.schema or infer(seen, exclude=[recipe.split.column])
-        first = (encode_frame(known, seen), dataset.labels[train])
-        made.append(_Fold(known, first, (encode_frame(known, unseen), dataset.labels[measured])))
+        known = schema or recipe.schema or infer(dataset.features.iloc[train], exclude=[recipe.split.column])
+        made.append(_Fold(known, part_of(dataset, known, train), part_of(dataset, known, measured)))
     return made
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.ipc
 
+from serving.outcomes import Outcome, read_outcomes
 from serving.routes import read
 from serving.traffic import COLUMNS, SCORES, Segment, Tag, read_segment, split_payload
 
@@ -65,6 +66,16 @@ def test_the_golden_segment_of_version_2_has_scores_where_a_row_has_several() ->
     assert np.isnan(rows[2]["scores"]).tolist() == [True] * 3
     assert [row["score"] for row in rows[:2]] == [0.25, 0.0]
     assert [row["request_id"] for row in rows] == ["species-0", "price-4", "species-1"]
+
+
+def test_the_golden_outcomes_read_as_they_were_written() -> None:
+    assert (HERE / "outcomes" / "sealed" / "golden.out").read_bytes().startswith(b"COPPOUT1")
+    writer = "golden-0-00000000"
+    assert list(read_outcomes(HERE / "outcomes")) == [
+        Outcome(1_700_000_000_000_000, 1_700_000_000_500_000, "request-0", 0, 1.5, 1, writer),
+        Outcome(5, 6, "request-0", 1, True, 2, writer),
+        Outcome(7, 8, "r:1", 0, "churned, é", 3, writer),
+    ]
 
 
 def test_the_golden_generation_reads_and_assigns_as_it_did() -> None:

@@ -326,6 +326,8 @@ def _more(connection: socket.socket) -> bool:
         return bool(connection.recv(1, socket.MSG_PEEK))
     except TimeoutError:
         return False
+    except ConnectionResetError:
+        return True  # that it is closed, which the next read finds
     finally:
         connection.settimeout(10)
 

@@ -18,7 +18,8 @@ from cases import MIXED, mixed_body, mixed_rows
 from serving import page, worker
 from serving.app import Health, create
 from serving.board import Release
-from serving.lanes import Cost, Lane
+from serving.cost import Cost
+from serving.lanes import Lane
 from serving.live import Loader, lane_tally
 from serving.protocol import direct
 from serving.settings import Settings

@@ -21,6 +21,7 @@ from running import Running
 
 from compile import open_predictor
 from serving.client import AsyncClient, Client, Failed, Refused, Unavailable
+from serving.outcomes import latest, read_outcomes
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -55,6 +56,8 @@ def test_both_clients_get_what_the_model_answers(release: Release, serve: Callab
     call = [sys.executable, "-m", "coppice", "predict", "-", "--url", url]
     lines = b"\n".join(mixed_body(row) for row in rows)
     ran = subprocess.run(call, input=lines, cwd=ROOT, capture_output=True, check=True)
+    assert [json.loads(line)["probability"] for line in ran.stdout.splitlines()] == expected
+    ran = subprocess.run([*call, "--batch", "7"], input=lines, cwd=ROOT, capture_output=True, check=True)
     assert [json.loads(line)["probability"] for line in ran.stdout.splitlines()] == expected
     ran = subprocess.run(call, input=b'{"age":', cwd=ROOT, capture_output=True, check=False)
     assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1)
@@ -129,3 +132,34 @@ def test_what_fails_or_is_refused_is_not_asked_again(scripted: Callable[..., Any
         with Client(f"http://127.0.0.1:{server.server_port}") as client, pytest.raises(kind):
             client.predict({"a": 1})
         assert len(server.asked) == 1
+
+
+def test_both_clients_send_many_rows_and_what_became_of_them(release: Release, serve: Callable[..., Running]) -> None:
+    server = serve(release.store)
+    url = f"http://127.0.0.1:{server.port}"
+    rows = mixed_rows(20, 3)
+    fields = [fields_of(row) for row in rows]
+    expected = open_predictor(release.champion).score(rows)[:, 0].tolist()
+    with Client(url, model="mixed") as client:
+        answer = client.predict_batch(fields)
+        assert [row["probability"] for row in answer["predictions"]] == expected
+        assert (answer.arm, answer["request_id"]) == ("champion", answer.request_id)
+        assert "arm" in client.predict_batch(fields, split=True)["predictions"][0]
+        client.feedback(answer.request_id, 0.5, row=3, ts=1.5)
+        with pytest.raises(Refused, match="row 1: age") as refused:
+            client.predict_batch([fields[0], fields[0] | {"age": "old"}])
+        assert (refused.value.status, refused.value.field) == (422, "age")
+        with pytest.raises(Refused, match="request_id"):
+            client.feedback("no id", True)
+
+    async def together() -> None:
+        async with AsyncClient(url) as client:
+            answer = await client.predict_batch(fields)
+            assert [row["probability"] for row in answer["predictions"]] == expected
+            await asyncio.gather(*(client.feedback(f"r{n}", "yes") for n in range(50)))
+
+    asyncio.run(together())
+    found = latest(read_outcomes(server.traffic / "outcomes"))
+    assert len(found) == 51
+    told = found[answer.request_id, 3]
+    assert (told.value, told.ts_us) == (0.5, 1_500_000)

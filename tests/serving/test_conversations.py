@@ -35,6 +35,7 @@ LIMIT = 65_536
 WAYS: dict[str, dict[str, object]] = {
     "asgi": {"http": "asgi"},
     "direct": {"http": "direct"},
+    "python": {"http": "python"},
     "lane": {"http": "direct", "inline_budget_us": 0},
 }
 PIECES = st.sampled_from(
@@ -67,10 +68,33 @@ def all_of(server: Running, conversations: dict[str, list[Step]]) -> dict[str, H
 def test_every_conversation_is_the_same_in_every_way_of_serving(servers: dict[str, Running]) -> None:
     assert len(CONVERSATIONS) >= 100
     expected = all_of(servers["asgi"], CONVERSATIONS)
-    for way in ("direct", "lane"):
+    for way in ("direct", "python", "lane"):
         got = all_of(servers[way], CONVERSATIONS)
         for title in CONVERSATIONS:
             assert got[title] == expected[title], (way, title)
+
+
+def test_every_conversation_is_the_same_with_an_edge_before_it(
+    servers: dict[str, Running], release: Release, serve: Callable[..., Running]
+) -> None:
+    """Told to the access log; and refused for want of a key, which the application's edge does before it reads the body."""
+    watched = serve(release.store, max_body_bytes=LIMIT, access_log=1)
+    expected, got = all_of(servers["asgi"], CONVERSATIONS), all_of(watched, CONVERSATIONS)
+    keyed = {
+        way: serve(release.store, max_body_bytes=LIMIT, api_keys="0" * 64, **WAYS[way]) for way in ("asgi", "direct")
+    }
+    refused = {way: all_of(server, CONVERSATIONS) for way, server in keyed.items()}
+    different = set()
+    for title in CONVERSATIONS:
+        assert got[title] == expected[title], title
+        if refused["direct"][title] != refused["asgi"][title]:
+            different.add(title)
+    assert different == {
+        "half a body",
+        "half a body behind a whole one",
+        "half-closed in a body",
+    }  # not read to its end
+    assert b"401" in refused["direct"]["a scoring request"].said
 
 
 @pytest.mark.parametrize("way", ["direct", "lane"])
@@ -78,7 +102,7 @@ def test_where_uvicorn_errs_we_differ_and_say_why(way: str, release: Release, se
     server = serve(release.store, max_body_bytes=LIMIT, **WAYS[way])
     for title, (why, steps, statuses, end) in DIFFERENT.items():
         if way == "lane" and title == "half-closed behind a request":
-            continue  # as uvicorn: a peer that closes its side has gone, and its row is not scored
+            continue  # as uvicorn, and as docs/edge.md says: who closes a side while a row waits has gone
         heard = hold(server.port, steps)
         assert (heard.statuses, heard.end) == (statuses, end), (title, why, heard)
         assert b"late" not in heard.said, (title, why)  # what a trailer said

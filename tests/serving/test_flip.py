@@ -35,7 +35,9 @@ class Host:
         page = Page.create(folder / "a.page", 1)
         self.board, self.slot, self.loads = page.board, page.slot(0), Loads()
         self.paths: list[set[bytes]] = []
-        self.served = Served(lambda live, split: (live, split), lambda paths: self.paths.append(set(paths)))  # type: ignore[arg-type,return-value]
+        self.served = Served(
+            lambda live, split: (live, split), lambda paths: self.paths.append(set(paths)), lambda _: None, None
+        )  # type: ignore[arg-type,return-value]
         self.flipper = Flipper(
             self.board,
             self.slot,

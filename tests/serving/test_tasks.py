@@ -23,6 +23,7 @@ from compile.bundle import Manifest, publish
 from compile.runtime import Predictor
 from monitoring.lake import compact, window
 from monitoring.reconcile import reconcile
+from serving import page
 from serving.errors import RoutesRefused
 from serving.tasks import encoder
 from training.features import Feature, FeatureSchema, decode_matrix
@@ -177,10 +178,17 @@ def test_a_failure_falls_back_and_an_infinite_score_is_no_answer(id: str, tmp_pa
 
     for answer in (None, float("inf"), float("-inf")):
         asked.replace_lane("challenger", Failing(predictor.width, outputs, answer))
-        status, _, told = asked.direct("/predict/ab", body, {"x-unit": unit, "x-request-id": f"falls-{answer}"})
+        headers = {"x-unit": unit, "x-request-id": f"falls-{answer}"}
+        fast, slow = (
+            asked.direct("/predict/ab", body, headers),
+            asked.asgi("/predict/ab", body, {**headers, "x-request-id": "slow"}),
+        )
+        assert {(b"x-fallback-from", b"challenger"), (b"x-arm", b"champion")} <= {*fast[1]} & {*slow[1]}
+        status, _, told = fast
         assert status == 200
         assert json.loads(told)["arm"] == "champion"
         assert scores_in(predictor.manifest, json.loads(told)) == expected
+    assert asked.slot.cells[page.FALLBACKS] == 6
     messages = {}
     for answer in (None, float("nan"), float("inf")):
         asked.replace_lane("champion", Failing(predictor.width, outputs, answer))
@@ -199,7 +207,9 @@ def test_a_failure_falls_back_and_an_infinite_score_is_no_answer(id: str, tmp_pa
         last = row["scores"][-1] if outputs > 1 else row["score"]
         assert row["status"] == 500
         assert np.isnan(last) if failed else np.isposinf(last)
-        assert logged[f"falls-{wanted}", "champion"]["status"] == 200
+        assert row["role"] == "served"
+        stood_in = logged[f"falls-{wanted}", "champion"]
+        assert (stood_in["status"], stood_in["role"]) == (200, "fallback")
     assert not reconcile(tmp_path / "traffic", tmp_path / "lake").faults
 
 

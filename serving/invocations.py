@@ -1,0 +1,126 @@
+"""The scoring protocol of MLflow's model server, and SageMaker's on the same paths, for the default model's champion.
+
+    POST /invocations     application/json: one of `serving.frames`' formats, and `params`, which no model of ours has
+                          application/vnd.apache.parquet; text/csv, with a header (MLflow) or without (SageMaker)
+    GET  /ping, /health   200 "\\n" while the host is ready
+    GET  /version         the version of MLflow whose protocol this is
+
+The answer is {"predictions": [...]}: the plain numbers of `serving.predictions`, which are what `mlflow models serve` of
+the registered model answers; or, with `accept: text/csv`, a line for each row. Features are sent as they are, categories
+by name. Errors are {"error_code", "message"}; a content type that is not read is told in plain text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from serving.answers import Answer, plain
+from serving.batch_answers import marked
+from serving.columns import rows_of_columns
+from serving.errors import BodyMalformed
+from serving.exchange import exchange
+from serving.frames import parsed, rows_of_csv, rows_of_mlflow
+from serving.lanes import Scores
+from serving.live import Snapshot
+from serving.many import Context, Many
+from serving.predictions import plain_numbers
+from serving.question import Question, Read
+from serving.responses import AnswerResponse, no_model
+from serving.served import Served
+from serving.tables import READERS
+
+PROTOCOL = "3.17.2"
+PARQUET = "application/vnd.apache.parquet"
+TYPES = ["text/csv", "application/json", PARQUET]
+CODES = {404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}
+PINGS = ("/ping", "/health")
+
+Ready = Callable[[], tuple[bool, dict[str, Any]]]
+
+
+def add_invocations(app: FastAPI, served: Served, ready: Ready) -> None:
+    context = served.many
+
+    @app.post("/invocations", tags=["mlflow"], summary="Score what MLflow's and SageMaker's clients send")
+    async def invocations(request: Request) -> Response:
+        if served.default is None:
+            return AnswerResponse(_refuse(404, no_model(""), b""))
+        content_type = request.headers.get("content-type", "application/json")
+        if refused := refused_type(content_type):
+            return Response(refused, 415, media_type="text/plain")
+        now = served.default.snapshot
+        read = _reader(context, now, content_type.split(";")[0].strip().lower(), _writer(now, request))
+        return await exchange(context, request, now, now.champion, read, _refuse)
+
+    async def ping() -> Response:
+        if served.default is None:
+            return Response("\n", 404, media_type="application/json")
+        return Response("\n", 200 if ready()[0] else 503, media_type="application/json")
+
+    for path in PINGS:
+        app.add_api_route(path, ping, methods=["GET"], include_in_schema=False)  # no JSON, though it must say so
+
+    @app.get("/version", include_in_schema=False)
+    async def version() -> Response:
+        return Response(PROTOCOL, 200, media_type="application/json")
+
+
+def refused_type(content_type: str) -> str:
+    """Why a body of this type is not read; empty if it is.
+
+    >>> refused_type("application/json; charset=latin-1")
+    'The scoring server only supports UTF-8'
+    """
+    kind, *pairs = [part.strip() for part in content_type.split(";")]
+    parameters = {name.lower(): value.lower() for name, _, value in (pair.partition("=") for pair in pairs)}
+    if parameters.pop("charset", "utf-8") != "utf-8":
+        return "The scoring server only supports UTF-8"
+    if parameters:
+        return f"Unrecognized content type parameters: {', '.join(parameters)}."
+    if kind.lower() not in TYPES:
+        return f"This predictor only supports the following content types: Types: {TYPES}. Got '{content_type}'."
+    return ""
+
+
+def _reader(context: Context, now: Snapshot, kind: str, write: Callable[[Many], Answer]) -> Read:
+    schema, limit = now.champion.manifest.schema, context.max_rows
+
+    def read(body: bytes) -> Question:
+        if kind == "text/csv":
+            return Question(rows_of_csv(schema, body, limit, context.max_bytes), write)
+        if kind == PARQUET:
+            columns = READERS[PARQUET](schema, body, limit, context.max_bytes)
+            return Question(rows_of_columns(schema, columns, limit), write)
+        told = parsed(body)
+        if isinstance(told, dict) and told.get("params"):
+            raise BodyMalformed(f"params: this model takes none, got {', '.join(map(str, told['params']))[:80]}")
+        return Question(rows_of_mlflow(schema, told, limit), write)
+
+    return read
+
+
+def _writer(now: Snapshot, request: Request) -> Callable[[Many], Answer]:
+    accepted = request.headers.get("accept", "").split(",")[0].partition(";")[0].strip().lower()
+
+    def write(many: Many) -> Answer:
+        numbers = plain_numbers(many)
+        if accepted == "text/csv":
+            return marked(now, now.champion, many, b"text/csv; charset=utf-8", _lines(numbers))
+        body = msgspec.json.encode({"predictions": numbers})
+        return marked(now, now.champion, many, b"application/json", body)
+
+    return write
+
+
+def _lines(numbers: Sequence[Scores]) -> bytes:
+    rows = (row if isinstance(row, tuple) else (row,) for row in numbers)
+    return "".join(",".join(map(repr, row)) + "\n" for row in rows).encode()
+
+
+def _refuse(status: int, message: str, request_id: bytes) -> Answer:
+    return plain(status, {"error_code": CODES.get(status, "BAD_REQUEST"), "message": message}, request_id)

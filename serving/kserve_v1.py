@@ -1,0 +1,59 @@
+"""KServe's protocol v1: POST /v1/models/{model}:predict {"instances": [...]} -> {"predictions": [...]}, and GET /.
+
+Instances are objects, or lists in the schema's order; predictions are the plain numbers of `serving.predictions`.
+GET /v1/models and /v1/models/{model} are the server's own, whose answers have what this protocol asks for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from serving.answers import Answer, plain
+from serving.batch_answers import marked
+from serving.errors import BodyMalformed
+from serving.exchange import exchange
+from serving.frames import parsed, rows_of_instances
+from serving.many import Many
+from serving.predictions import plain_numbers
+from serving.question import Question
+from serving.responses import AnswerResponse, no_model
+from serving.served import Served
+
+PREDICT = "/v1/models/{model}:predict"
+
+
+def add_kserve_v1(app: FastAPI, served: Served) -> None:
+    context = served.many
+
+    @app.get("/", tags=["health"], summary="The process is alive")
+    async def root() -> Response:
+        return AnswerResponse(plain(200, {"status": "alive"}))
+
+    @app.post(PREDICT, tags=["v1"], summary="Score instances")
+    async def predict(request: Request) -> Response:
+        model = request.path_params["model"]
+        if model not in served.models:
+            raise HTTPException(404, no_model(model))
+        now = served.models[model].snapshot
+
+        def write(many: Many) -> Answer:
+            body = msgspec.json.encode({"predictions": plain_numbers(many)})
+            return marked(now, now.champion, many, b"application/json", body)
+
+        def read(body: bytes) -> Question:
+            told: Any = parsed(body)
+            if not isinstance(told, dict) or "instances" not in told:
+                raise BodyMalformed('send {"instances": [...]}')
+            schema = now.champion.manifest.schema
+            return Question(rows_of_instances(schema, told["instances"], context.max_rows), write)
+
+        return await exchange(context, request, now, now.champion, read, _refuse)
+
+
+def _refuse(status: int, message: str, request_id: bytes) -> Answer:
+    return plain(status, {"error": message}, request_id)
