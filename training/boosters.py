@@ -51,15 +51,13 @@ def fit(
     validation: Part,
     progress: Progress,
     every: int = 100,
-    *,
-    stop_early: bool = True,
 ) -> Fitted:
     """`progress(round, loss)` is called every `every` rounds; what it raises ends the fit.
 
     Raises RecipeRefused with the library's words.
     """
     fits = {"xgboost": _fit_xgboost, "lightgbm": _fit_lightgbm}
-    return fits[recipe.algorithm](recipe, schema, train, validation, progress, every, stop_early)
+    return fits[recipe.algorithm](recipe, schema, train, validation, progress, every)
 
 
 def probability(booster: Any, schema: FeatureSchema, rows: Matrix) -> Matrix:
@@ -118,7 +116,6 @@ def _fit_xgboost(
     validation: Part,
     progress: Progress,
     every: int,
-    stop_early: bool,
 ) -> Fitted:
     import xgboost
 
@@ -137,14 +134,14 @@ def _fit_xgboost(
             _dmatrix(schema, train.matrix, train.labels, _weights(recipe, train.labels)),
             num_boost_round=recipe.rounds.most,
             evals=[(_dmatrix(schema, validation.matrix, validation.labels), "validation")],
-            early_stopping_rounds=recipe.rounds.patience if stop_early else None,
+            early_stopping_rounds=recipe.rounds.patience or None,
             evals_result=history,
             verbose_eval=False,
             callbacks=[Told()],
         )
     except xgboost.core.XGBoostError as refused:
         raise RecipeRefused(f"params: {_last_line(refused)}") from None
-    if stop_early:
+    if recipe.rounds.patience:
         booster = booster[: booster.best_iteration + 1]
         booster.set_attr(best_iteration=None, best_score=None)
     gains = booster.get_score(importance_type="total_gain")
@@ -164,7 +161,6 @@ def _fit_lightgbm(
     validation: Part,
     progress: Progress,
     every: int,
-    stop_early: bool,
 ) -> Fitted:
     import lightgbm
 
@@ -190,7 +186,7 @@ def _fit_lightgbm(
             valid_sets=[lightgbm.Dataset(validation.matrix, validation.labels, reference=data)],
             valid_names=["validation"],
             callbacks=[
-                *([lightgbm.early_stopping(recipe.rounds.patience, verbose=False)] if stop_early else []),
+                *([lightgbm.early_stopping(recipe.rounds.patience, verbose=False)] if recipe.rounds.patience else []),
                 lightgbm.record_evaluation(history),
                 told,
             ],

@@ -1,4 +1,4 @@
-"""The verbs of training: `coppice train`, `coppice tune`, `coppice models`, `coppice simulate`."""
+"""The verbs of training: `coppice train`, `coppice models`, `coppice simulate`; `coppice tune` is in `training.tuning_cli`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def train(
     if algorithm not in ("xgboost", "lightgbm"):
         raise RecipeRefused(f"--algorithm: {algorithm!r} is neither xgboost nor lightgbm")
     chosen = recipes.load(recipe or (f"tabular-{algorithm}" if data else f"churn-{algorithm}"))
-    dataset = _dataset(chosen, data, target, positive)
+    dataset = dataset_of(chosen, data, target, positive)
     trained = run(
         chosen,
         dataset,
@@ -72,54 +72,6 @@ def train(
         aliases=tuple(alias or ()),
         progress=progress,
     )
-    typer.echo(trained.registered.reference)
-
-
-def tune(
-    recipe: Annotated[str, typer.Argument(help="a built-in recipe with a search, or the path of a TOML file")],
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet, instead of the recipe's data")] = None,
-    target: Annotated[str | None, typer.Option(help="the column to predict")] = None,
-    positive: Annotated[str | None, typer.Option(help="the label whose probability is served")] = None,
-    holdout: Annotated[
-        Path | None, typer.Option(help="a file to measure on, once, at the end; no trial sees it")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="name to register under")] = None,
-    trials: Annotated[int, typer.Option(min=1, help="trials in all, those before a resumption too")] = 40,
-    timeout: Annotated[float | None, typer.Option(min=1, help="seconds after which no further trial begins")] = None,
-    seed: Annotated[int | None, typer.Option(help="of the search; default: the recipe's")] = None,
-    storage: Annotated[Path, typer.Option(help="the studies' SQLite file")] = Path("var/studies.db"),
-    alias: Annotated[list[str] | None, typer.Option(help="alias to give the new version; may be repeated")] = None,
-) -> None:
-    """Search the recipe's space by cross-validation, train with the best settings, measure on the holdout, register.
-
-    Killed, the same call goes on where it stopped.
-
-    \b
-        coppice tune tuned-xgboost --data rows.csv --target churned
-        coppice tune tuned-lightgbm --data train.csv --target y --holdout test.csv --trials 60 --timeout 1800
-    """
-    from training import recipe as recipes
-    from training import registry
-    from training.data import joined, read_dataset
-    from training.training import train as run
-    from training.tuning import tune as search
-
-    began = perf_counter()
-
-    def progress(text: str) -> None:
-        typer.echo(f"  {perf_counter() - began:6.1f} s  {text}")
-
-    chosen = recipes.load(recipe)
-    dataset = _dataset(chosen, data, target, positive)
-    if holdout:
-        label = dataset.classes[1] if chosen.task == "binary" else None
-        dataset = joined(dataset, read_dataset(holdout, dataset.target, positive=label, task=chosen.task))
-    named = name or chosen.model or (data.name.split(".")[0] if data else "model")
-    found = search(
-        chosen, dataset, name=named, trials=trials, timeout_s=timeout, seed=seed, storage=storage, progress=progress
-    )
-    trained = run(found.recipe, dataset, name=named, aliases=tuple(alias or ()), progress=progress)
-    registry.connect().set_tag(trained.registered.run_id, "study_run", found.run_id)
     typer.echo(trained.registered.reference)
 
 
@@ -181,7 +133,8 @@ def simulate(
     typer.echo(f"{rows:,} customers, {world.churned.mean():.1%} leave, best possible AUC {world.best_auc:.4f}: {out}")
 
 
-def _dataset(recipe: Recipe, data: Path | None, target: str | None, positive: str | None) -> Dataset:
+def dataset_of(recipe: Recipe, data: Path | None, target: str | None, positive: str | None) -> Dataset:
+    """What the command line or else the recipe names."""
     from training.data import from_frame, read_dataset
     from training.inference import tidy
     from training.simulator import TARGET

@@ -20,7 +20,7 @@ validation = 0.15                   early stopping alone
 
 [rounds]
 most = 2000
-patience = 50                       rounds without improvement before stopping
+patience = 50                       rounds without improvement before stopping; 0: no early stop, all of `most` are kept
 refit = false                       true: fit again, on the validation rows too, for the rounds that were kept
 
 [params]                            handed to the library as they stand
@@ -179,8 +179,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise RecipeRefused("split: holdout and validation must lie between 0 and 0.9")
         if self.split.holdout + self.split.validation > 0.9:
             raise RecipeRefused("split: holdout and validation leave less than a tenth to train on")
-        if self.rounds.most < 1 or self.rounds.patience < 1:
-            raise RecipeRefused("rounds: most and patience must be at least 1")
+        if self.rounds.most < 1 or self.rounds.patience < 0:
+            raise RecipeRefused("rounds: most must be at least 1, and patience at least 0")
 
     def with_settings(self, found: Mapping[str, Value]) -> Recipe:
         """The recipe with what a search found. A learning rate replaces the one that was there, by whatever name."""

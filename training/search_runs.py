@@ -1,8 +1,13 @@
-"""A search in MLflow: the study is a run, each trial a run below it, and pictures of history and importance go with it."""
+"""A search in MLflow: the study is a run, each trial a run below it, and pictures of history and importance go with it.
+
+A nested cross-validation is a run of its own, beside the study's.
+"""
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -50,6 +55,22 @@ def trial_run(parent: str, trial: FrozenTrial) -> None:
         for key in ("rounds", "deviation"):
             client.log_metric(run_id, key, trial.user_attrs[key])
     client.set_terminated(run_id, "FAILED" if trial.state == TrialState.FAIL else "FINISHED", int(time.time() * 1000))
+
+
+def nested_run(name: str, recipe: Recipe, dataset: Dataset, figures: Mapping[str, Sequence[float]]) -> str:
+    """The run of a nested cross-validation: each metric's mean and deviation, and as its steps the outer folds."""
+    client = registry.connect()
+    run_id = str(client.create_run(_experiment(client), run_name=f"nested {name}").info.run_id)
+    for key, setting in flat(recipe).items():
+        client.log_param(run_id, key, setting)
+    client.set_tag(run_id, "data_sha256", dataset.digest)
+    for metric, found in figures.items():
+        for step, value in enumerate(found, 1):
+            client.log_metric(run_id, f"fold.{metric}", value, step=step)
+        client.log_metric(run_id, metric, statistics.fmean(found))
+        client.log_metric(run_id, f"{metric}_deviation", statistics.stdev(found))
+    client.set_terminated(run_id)
+    return run_id
 
 
 def close(study: optuna.Study, run_id: str) -> None:

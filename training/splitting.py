@@ -36,11 +36,11 @@ def split(dataset: Dataset, recipe: Recipe) -> dict[str, Indices]:
     return parts
 
 
-def folds(dataset: Dataset, recipe: Recipe, rows: Indices) -> list[tuple[Indices, Indices]]:
-    """(train, measured) of each fold, among `rows`. Raises DataRefused where they don't suffice."""
+def folds(dataset: Dataset, recipe: Recipe, rows: Indices, count: int) -> list[tuple[Indices, Indices]]:
+    """(train, measured) of each of `count` folds, among `rows`. Raises DataRefused where they don't suffice."""
     from sklearn import model_selection as ways
 
-    count, seed = recipe.search.folds, recipe.seed
+    seed = recipe.seed
     rows = _in_time(dataset, recipe, rows)
     groups = None
     if recipe.split.by == "time":

@@ -40,7 +40,7 @@ def write(
         "",
         "## Training data",
         f"{plain(dataset.source)}: {len(dataset.labels):,} rows, sha256 `{dataset.digest[:16]}`. Split by {recipe.split.by}: "
-        f"{sizes['train']:,} to train, {sizes['validation']:,} to stop early, {sizes['holdout']:,} held out.",
+        f"{sizes['train']:,} to train, {sizes['validation']:,} to validate, {sizes['holdout']:,} held out.",
         "",
         f"Inputs (contract `{schema.fingerprint[:16]}`): "
         + ", ".join(f"{code(f.name)} ({f.kind})" for f in schema.features)

@@ -116,10 +116,10 @@ def _refitted(
     recipe: Recipe, dataset: Dataset, schema: FeatureSchema, parts: Mapping[str, Part], fitted: boosters.Fitted
 ) -> boosters.Fitted:
     """The same rounds again, on the validation rows too. The curve stays that of the rows that were not fitted to."""
-    rounds = msgspec.structs.replace(recipe.rounds, most=fitted.rounds)
+    rounds = msgspec.structs.replace(recipe.rounds, most=fitted.rounds, patience=0)
     every = part_of(dataset, schema, np.concatenate([parts["train"].rows, parts["validation"].rows]))
     shorter = msgspec.structs.replace(recipe, rounds=rounds)
-    again = boosters.fit(shorter, schema, every, parts["validation"], lambda *_: None, stop_early=False)
+    again = boosters.fit(shorter, schema, every, parts["validation"], lambda *_: None)
     return dataclasses.replace(again, curve=fitted.curve)
 
 

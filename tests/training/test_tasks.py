@@ -128,7 +128,7 @@ def test_by_time_nothing_learns_from_later_rows() -> None:
     days, parts = dataset.features["day"].to_numpy(), split(dataset, recipe)
     assert days[parts["train"]].max() < days[parts["validation"]].min()
     assert days[parts["validation"]].max() < days[parts["holdout"]].min()
-    for early, late in folds(dataset, recipe, parts["train"]):
+    for early, late in folds(dataset, recipe, parts["train"], 5):
         assert days[early].max() < days[late].min()
     assert "day" not in train(recipes.parse(text + QUICK), dataset, name="later").schema.names
 
@@ -140,7 +140,7 @@ def test_by_group_no_group_is_on_two_sides() -> None:
     who = dataset.features["who"].to_numpy()
     sides = [set(who[rows]) for rows in parts.values()]
     assert sum(map(len, sides)) == len(set().union(*sides))
-    assert all(not set(who[a]) & set(who[b]) for a, b in folds(dataset, recipe, parts["train"]))
+    assert all(not set(who[a]) & set(who[b]) for a, b in folds(dataset, recipe, parts["train"], 5))
 
 
 @pytest.mark.parametrize("algorithm", ["xgboost", "lightgbm"])
