@@ -19,16 +19,19 @@ from training.features import FeatureSchema, Matrix
 from training.parts import Part
 from training.recipe import Recipe
 
+AT = 10  # first rows of a query, by whose NDCG a ranking stops early
 OBJECTIVES = {
     "xgboost": {
         "binary": ("binary:logistic", "logloss"),
         "multiclass": ("multi:softprob", "mlogloss"),
         "regression": ("reg:squarederror", "rmse"),
+        "ranking": ("rank:ndcg", f"ndcg@{AT}"),
     },
     "lightgbm": {
         "binary": ("binary", "binary_logloss"),
         "multiclass": ("multiclass", "multi_logloss"),
         "regression": ("regression", "rmse"),
+        "ranking": ("lambdarank", "ndcg"),
     },
 }
 Progress = Callable[[int, float], None]
@@ -36,7 +39,7 @@ Progress = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """`booster`: an `xgboost.Booster` or `lightgbm.Booster`. `curve`: validation loss, one a round."""
+    """`booster`: an `xgboost.Booster` or `lightgbm.Booster`. `curve`: validation loss, one a round; of a ranking, 1 - NDCG."""
 
     booster: Any
     rounds: int
@@ -70,14 +73,13 @@ def probability(booster: Any, schema: FeatureSchema, rows: Matrix) -> Matrix:
     return np.asarray(answers, dtype=np.float64)
 
 
-def _dmatrix(schema: FeatureSchema, rows: Matrix, labels: Labels | None = None, weights: Matrix | None = None) -> Any:
+def _dmatrix(schema: FeatureSchema, rows: Matrix, **known: Any) -> Any:
+    """`known`: label, weight, group."""
     import xgboost
 
     types = ["c" if feature.kind == "category" else "q" for feature in schema.features]
     names = _safe_names(schema)
-    return xgboost.DMatrix(
-        rows, label=labels, weight=weights, feature_names=names, feature_types=types, enable_categorical=True
-    )
+    return xgboost.DMatrix(rows, feature_names=names, feature_types=types, enable_categorical=True, **known)
 
 
 def _task_settings(recipe: Recipe, schema: FeatureSchema, labels: Labels) -> dict[str, Any]:
@@ -86,9 +88,20 @@ def _task_settings(recipe: Recipe, schema: FeatureSchema, labels: Labels) -> dic
     settings["eval_metric" if recipe.algorithm == "xgboost" else "metric"] = metric
     if recipe.task == "multiclass":
         settings["num_class"] = int(labels.max()) + 1
+    if recipe.task == "ranking" and recipe.algorithm == "lightgbm":
+        settings["eval_at"] = [AT]
     if recipe.monotone:
         settings["monotone_constraints"] = _directions(recipe, schema)
     return settings
+
+
+def _known(recipe: Recipe, part: Part) -> dict[str, Any]:
+    """What both libraries call label and group: a group's rows are those of one query."""
+    return {"label": part.labels} | ({"group": part.queries} if recipe.query else {})
+
+
+def _loss(recipe: Recipe, value: float) -> float:
+    return 1 - value if recipe.task == "ranking" else value
 
 
 def _directions(recipe: Recipe, schema: FeatureSchema) -> list[int] | str:
@@ -122,7 +135,7 @@ def _fit_xgboost(
     class Told(xgboost.callback.TrainingCallback):
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:  # noqa: ARG002
             if (epoch + 1) % every == 0:
-                progress(epoch + 1, evals_log["validation"][metric][-1])
+                progress(epoch + 1, _loss(recipe, evals_log["validation"][metric][-1]))
             return False
 
     settings = {"tree_method": "hist", "verbosity": 0} | _task_settings(recipe, schema, train.labels)
@@ -131,9 +144,9 @@ def _fit_xgboost(
     try:
         booster = xgboost.train(
             settings | recipe.params,
-            _dmatrix(schema, train.matrix, train.labels, _weights(recipe, train.labels)),
+            _dmatrix(schema, train.matrix, **_known(recipe, train), weight=_weights(recipe, train.labels)),
             num_boost_round=recipe.rounds.most,
-            evals=[(_dmatrix(schema, validation.matrix, validation.labels), "validation")],
+            evals=[(_dmatrix(schema, validation.matrix, **_known(recipe, validation)), "validation")],
             early_stopping_rounds=recipe.rounds.patience or None,
             evals_result=history,
             verbose_eval=False,
@@ -149,7 +162,7 @@ def _fit_xgboost(
     return Fitted(
         booster,
         booster.num_boosted_rounds(),
-        tuple(history["validation"][metric]),
+        tuple(_loss(recipe, value) for value in history["validation"][metric]),
         _shares(schema, by_feature),
     )
 
@@ -166,13 +179,13 @@ def _fit_lightgbm(
 
     def told(state: Any) -> None:
         if (state.iteration + 1) % every == 0:
-            progress(state.iteration + 1, state.evaluation_result_list[0][2])
+            progress(state.iteration + 1, _loss(recipe, state.evaluation_result_list[0][2]))
 
     categorical = [j for j, feature in enumerate(schema.features) if feature.kind == "category"]
     settings = {"verbosity": -1} | _task_settings(recipe, schema, train.labels)
     data = lightgbm.Dataset(
         train.matrix,
-        train.labels,
+        **_known(recipe, train),
         weight=_weights(recipe, train.labels),
         feature_name=_safe_names(schema),
         categorical_feature=categorical,
@@ -183,7 +196,7 @@ def _fit_lightgbm(
             settings | {"deterministic": True, "force_row_wise": True} | recipe.params,
             data,
             num_boost_round=recipe.rounds.most,
-            valid_sets=[lightgbm.Dataset(validation.matrix, validation.labels, reference=data)],
+            valid_sets=[lightgbm.Dataset(validation.matrix, **_known(recipe, validation), reference=data)],
             valid_names=["validation"],
             callbacks=[
                 *([lightgbm.early_stopping(recipe.rounds.patience, verbose=False)] if recipe.rounds.patience else []),
@@ -198,7 +211,7 @@ def _fit_lightgbm(
     return Fitted(
         booster,
         rounds,
-        tuple(history["validation"][settings["metric"]]),
+        tuple(_loss(recipe, value) for value in next(iter(history["validation"].values()))),
         _shares(schema, booster.feature_importance("gain").tolist()),
     )
 

@@ -43,7 +43,7 @@ def folds_of(recipe: Recipe, dataset: Dataset, rows: Indices, schema: FeatureSch
     made = []
     for train, measured in folds(dataset, recipe, rows, recipe.search.folds):
         known = schema or recipe.schema or infer(dataset.features.iloc[train], exclude=[recipe.split.column])
-        made.append(Fold(known, part_of(dataset, known, train), part_of(dataset, known, measured)))
+        made.append(Fold(known, *(part_of(dataset, known, rows_, recipe.query) for rows_ in (train, measured))))
     return made
 
 

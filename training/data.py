@@ -24,6 +24,7 @@ from training.recipe import Task
 AFFIRMATIVE = ("yes", "y", "true", "t", "1", "positive", "pos")
 MIN_ROWS_OF_A_CLASS = 10
 MAX_CLASSES = 100
+MOST_RELEVANT = 30  # a relevance's gain doubles with each step
 Labels = npt.NDArray[Any]  # as Dataset says
 
 
@@ -31,7 +32,8 @@ Labels = npt.NDArray[Any]  # as Dataset says
 class Dataset:
     """`features` holds every column but the target; `labels` belongs to the same rows. `digest` is sha256, hex.
 
-    `labels`: binary, true where positive; multiclass, the class's place in `classes`; regression, the value itself.
+    `labels`: binary, true where positive; multiclass, the class's place in `classes`; regression, the value itself;
+    ranking, the relevance.
     """
 
     features: pd.DataFrame
@@ -116,6 +118,8 @@ def from_frame(
     features = frame.drop(columns=[target])
     digest = digest or hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
     where = f"{source}: {target}"
+    if task == "ranking":
+        return Dataset(features, _relevances(labels, where), (), target, source, digest)
     if task == "regression":
         return Dataset(features, _numbers(labels, where), (), target, source, digest)
     counts = labels.value_counts()
@@ -135,9 +139,18 @@ def from_frame(
     return Dataset(features, positives, (_text(other), _text(chosen)), target, source, digest)
 
 
+def _relevances(labels: pd.Series[Any], where: str) -> npt.NDArray[np.float64]:
+    values = _numbers(labels, where)
+    if not (np.all(values == np.round(values)) and values.min() >= 0 and values.max() <= MOST_RELEVANT):
+        raise DataRefused(f"{where}: a ranking needs whole relevances from 0 to {MOST_RELEVANT}")
+    if values.max() == 0:
+        raise DataRefused(f"{where}: no row is relevant")
+    return values
+
+
 def _numbers(labels: pd.Series[Any], where: str) -> npt.NDArray[np.float64]:
     if not pd.api.types.is_numeric_dtype(labels) or pd.api.types.is_bool_dtype(labels):
-        raise DataRefused(f"{where}: a regression needs numbers")
+        raise DataRefused(f"{where}: numbers are needed")
     values = labels.to_numpy(dtype=np.float64)
     if not np.isfinite(values).all():
         raise DataRefused(f"{where}: holds infinite values")

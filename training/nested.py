@@ -77,7 +77,7 @@ def _measured(
     recipe: Recipe, dataset: Dataset, train: Indices, measured: Indices, schema: FeatureSchema | None
 ) -> dict[str, float]:
     known = schema or recipe.schema or infer(dataset.features.iloc[train], exclude=[recipe.split.column])
-    fitted_to, unseen = part_of(dataset, known, train), part_of(dataset, known, measured)
+    fitted_to, unseen = (part_of(dataset, known, rows, recipe.query) for rows in (train, measured))
     fitted = boosters.fit(recipe, known, fitted_to, unseen, lambda *_: None)  # stops at the recipe's rounds, no sooner
     said = boosters.probability(fitted.booster, known, unseen.matrix)
-    return measures.measure(recipe.task, unseen.labels, said, fitted_to.labels)
+    return measures.measure(recipe.task, unseen, said, fitted_to)

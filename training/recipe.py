@@ -2,8 +2,8 @@
 
 model = "churn"                     the registered name; --name overrides
 algorithm = "xgboost"               or "lightgbm"
-task = "binary"                     or "multiclass", "regression"
-weights = "equal"                   or "balanced": each class weighs the same in the fit (not for regression)
+task = "binary"                     or "multiclass", "regression", "ranking": by relevance, 0 and up, within a query
+weights = "equal"                   or "balanced": each class weighs the same in the fit (where there are classes)
 seed = 7                            of the split and the booster
 
 [data]                              what to train on unless --data is given
@@ -15,6 +15,7 @@ positive = "yes"                    optional: the label whose probability is ser
 [split]                             shares of all rows, stratified by the target
 by = "rows"                         or "time": the latest are held out; or "group": no group is in two parts
 column = "day"                      what time or group is; it is no feature. By time without one: the file's order
+                                    A ranking is split by group, and the group is the query
 holdout = 0.2                       measured on, never trained on
 validation = 0.15                   early stopping alone
 
@@ -71,13 +72,14 @@ METRICS = {
     "binary": ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss", "brier"),
     "multiclass": ("accuracy", "roc_auc", "log_loss"),
     "regression": ("mae", "rmse", "r2"),
+    "ranking": ("ndcg_5", "ndcg_10", "first_relevant"),
 }
 RESERVED = {
     "xgboost": ("objective", "num_class", "enable_categorical", "seed", "nthread", "eval_metric"),
     "lightgbm": ("objective", "num_class", "categorical_feature", "seed", "num_threads", "metric", "verbosity"),
 }
 Algorithm = Literal["xgboost", "lightgbm"]
-Task = Literal["binary", "multiclass", "regression"]
+Task = Literal["binary", "multiclass", "regression", "ranking"]
 Value = bool | int | float | str
 LEARNING_RATE = ("eta", "learning_rate", "shrinkage_rate")
 
@@ -169,8 +171,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise RecipeRefused(f"gates.{key}: is not min_ or max_ and one of {', '.join(METRICS[self.task])}")
             if not math.isfinite(bound):
                 raise RecipeRefused(f"gates.{key}: must be finite")
-        if self.task == "regression" and self.weights != "equal":
-            raise RecipeRefused("weights: a regression has no classes to balance")
+        if self.task in ("regression", "ranking") and self.weights != "equal":
+            raise RecipeRefused(f"weights: a {self.task} has no classes to balance")
+        if self.task == "ranking" and self.split.by != "group":
+            raise RecipeRefused('split.by: a ranking is split by = "group", whose column is the query')
         if self.task != "binary" and (self.costs or self.evaluation.segments):
             raise RecipeRefused(f"costs, evaluation.segments: are for two classes, not for a {self.task} task")
         if self.search.folds < 2:
@@ -193,6 +197,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             else:
                 params[name] = value
         return msgspec.structs.replace(self, params=params, rounds=rounds)
+
+    @property
+    def query(self) -> str:
+        """The column that says which rows are ranked against each other; empty where none are."""
+        return self.split.column if self.task == "ranking" else ""
 
     @property
     def schema(self) -> FeatureSchema | None:

@@ -141,6 +141,8 @@ def lineage(
 
 
 def _answers(facts: Facts) -> str:
+    if facts.recipe.get("task") == "ranking":
+        return f"a score by {facts.target}, the highest first"
     if not facts.classes:
         return f"the value of {facts.target}"
     if len(facts.classes) > 2:

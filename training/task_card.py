@@ -25,6 +25,8 @@ def write(
     """`sizes`: rows by part (train, validation, holdout)."""
     words = recipe.card
     answers = f"the value of {code(dataset.target)}"
+    if recipe.task == "ranking":
+        answers = f"a score for each row, by which those of one {code(recipe.query)} are ordered, the highest first"
     if dataset.classes:
         answers = f"the probability of each class of {code(dataset.target)}: {', '.join(map(code, dataset.classes))}"
     lines = [

@@ -68,7 +68,7 @@ def train(
     refuse_unknown(recipe.evaluation, dataset.features, dataset.source)
     if recipe.costs:
         amounts(recipe.costs, dataset.features, dataset.source)
-    parts = {part: part_of(dataset, schema, of_it) for part, of_it in rows.items()}
+    parts = {part: part_of(dataset, schema, of_it, recipe.query) for part, of_it in rows.items()}
 
     fitted = boosters.fit(
         recipe,
@@ -117,7 +117,7 @@ def _refitted(
 ) -> boosters.Fitted:
     """The same rounds again, on the validation rows too. The curve stays that of the rows that were not fitted to."""
     rounds = msgspec.structs.replace(recipe.rounds, most=fitted.rounds, patience=0)
-    every = part_of(dataset, schema, np.concatenate([parts["train"].rows, parts["validation"].rows]))
+    every = part_of(dataset, schema, np.concatenate([parts["train"].rows, parts["validation"].rows]), recipe.query)
     shorter = msgspec.structs.replace(recipe, rounds=rounds)
     again = boosters.fit(shorter, schema, every, parts["validation"], lambda *_: None)
     return dataclasses.replace(again, curve=fitted.curve)

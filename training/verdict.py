@@ -67,7 +67,7 @@ def judge(
     sizes = {part: len(rows.labels) for part, rows in parts.items()}
     holdout = parts["holdout"]
     if recipe.task != "binary":
-        metrics = measures.measure(recipe.task, holdout.labels, said, parts["train"].labels)
+        metrics = measures.measure(recipe.task, holdout, said, parts["train"])
         gates = measures.judge(recipe.task, metrics, recipe.gates)
         text = task_card.write(name, recipe, dataset, schema, metrics, gates, sizes, rounds, left_out)
         return Verdict(metrics, tuple(gates), text, threshold, None)
