@@ -39,7 +39,10 @@ Progress = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """`booster`: an `xgboost.Booster` or `lightgbm.Booster`. `curve`: validation loss, one a round; of a ranking, 1 - NDCG."""
+    """`booster`: an `xgboost.Booster` or `lightgbm.Booster`, or scikit-learn's calibration of one.
+
+    `curve`: validation loss, one a round; of a ranking, 1 - NDCG.
+    """
 
     booster: Any
     rounds: int
@@ -68,18 +71,26 @@ def probability(booster: Any, schema: FeatureSchema, rows: Matrix) -> Matrix:
 
     The positive class's probability or the value (n,); of several classes, their probabilities (n, k).
     """
+    if hasattr(booster, "predict_proba"):
+        return np.asarray(booster.predict_proba(rows)[:, 1], dtype=np.float64)
     is_xgboost = type(booster).__module__.startswith("xgboost")
     answers = booster.predict(_dmatrix(schema, rows) if is_xgboost else rows)
     return np.asarray(answers, dtype=np.float64)
+
+
+def column_types(schema: FeatureSchema) -> list[str]:
+    """XGBoost's letters: c for a category, q for a quantity."""
+    return ["c" if feature.kind == "category" else "q" for feature in schema.features]
 
 
 def _dmatrix(schema: FeatureSchema, rows: Matrix, **known: Any) -> Any:
     """`known`: label, weight, group."""
     import xgboost
 
-    types = ["c" if feature.kind == "category" else "q" for feature in schema.features]
     names = _safe_names(schema)
-    return xgboost.DMatrix(rows, feature_names=names, feature_types=types, enable_categorical=True, **known)
+    return xgboost.DMatrix(
+        rows, feature_names=names, feature_types=column_types(schema), enable_categorical=True, **known
+    )
 
 
 def _task_settings(recipe: Recipe, schema: FeatureSchema, labels: Labels) -> dict[str, Any]:

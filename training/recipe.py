@@ -4,6 +4,7 @@ model = "churn"                     the registered name; --name overrides
 algorithm = "xgboost"               or "lightgbm"
 task = "binary"                     or "multiclass", "regression", "ranking": by relevance, 0 and up, within a query
 weights = "equal"                   or "balanced": each class weighs the same in the fit (where there are classes)
+calibration = "none"                or "platt", "isotonic", "best": of two classes, by the validation rows
 seed = 7                            of the split and the booster
 
 [data]                              what to train on unless --data is given
@@ -148,6 +149,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str = ""
     task: Task = "binary"
     weights: Literal["equal", "balanced"] = "equal"
+    calibration: Literal["none", "platt", "isotonic", "best"] = "none"
     seed: int = 7
     data: Data = Data()
     split: Split = Split()
@@ -175,6 +177,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise RecipeRefused(f"weights: a {self.task} has no classes to balance")
         if self.task == "ranking" and self.split.by != "group":
             raise RecipeRefused('split.by: a ranking is split by = "group", whose column is the query')
+        if self.calibration != "none" and (self.task != "binary" or self.rounds.refit):
+            raise RecipeRefused(
+                "calibration: is for two classes, and needs validation rows that are not fitted to: no refit"
+            )
         if self.task != "binary" and (self.costs or self.evaluation.segments):
             raise RecipeRefused(f"costs, evaluation.segments: are for two classes, not for a {self.task} task")
         if self.search.folds < 2:
@@ -242,7 +248,9 @@ def parse(text: str, where: str = "recipe") -> Recipe:
 
 def flat(recipe: Recipe) -> Mapping[str, str]:
     """The recipe's settings as dotted names, for a run's parameters."""
-    settings: dict[str, str] = {key: str(getattr(recipe, key)) for key in ("algorithm", "task", "weights", "seed")}
+    settings: dict[str, str] = {
+        key: str(getattr(recipe, key)) for key in ("algorithm", "task", "weights", "calibration", "seed")
+    }
     for table in ("split", "rounds", "params", "monotone", "gates", "costs"):
         values = msgspec.to_builtins(getattr(recipe, table)) or {}
         settings |= {f"{table}.{key}": str(value) for key, value in values.items()}

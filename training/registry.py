@@ -56,6 +56,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: dict[str, str]
     metrics: dict[str, float]
     intervals: dict[str, tuple[float | None, float | None]] = {}  # low, high
+    calibration: str = "none"  # or platt, isotonic
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Shelf:
     model: str
     version: str
     facts: Facts
-    native: Any  # xgboost.Booster or lightgbm.Booster
+    native: Any  # xgboost.Booster or lightgbm.Booster, or scikit-learn's calibration of one
     schema: FeatureSchema
     rows: Matrix
     reference: Path
@@ -255,7 +256,7 @@ def download(reference: str) -> Shelf:
         model=registered.model,
         version=registered.version,
         facts=facts,
-        native=_native(facts.algorithm, f"models:/{registered.model}/{registered.version}"),
+        native=_native(facts, f"models:/{registered.model}/{registered.version}"),
         schema=schema,
         rows=encode_frame(schema, holdout),
         reference=folder / REFERENCE,
@@ -272,10 +273,12 @@ def download(reference: str) -> Shelf:
     )
 
 
-def _native(algorithm: str, uri: str) -> Any:
+def _native(facts: Facts, uri: str) -> Any:
     import mlflow
 
-    flavour = mlflow.xgboost if algorithm == "xgboost" else mlflow.lightgbm
+    flavour = mlflow.xgboost if facts.algorithm == "xgboost" else mlflow.lightgbm
+    if facts.calibration != "none":
+        flavour = mlflow.sklearn
     return flavour.load_model(uri)
 
 

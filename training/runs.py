@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from training import assessment, boosters, card, figures, registry
+from training.calibrating import TRUSTED
 from training.card_page import page
 from training.data import Dataset, Labels
 from training.features import FeatureSchema, Matrix
@@ -31,15 +32,17 @@ def record(
     parts: Mapping[str, Part],
     said: Matrix,
     verdict: Verdict,
+    calibration: str,
 ) -> tuple[str, str]:
-    """(run id, URI of the logged model). `said`: the model's answers to the holdout."""
+    """(run id, URI of the logged model). `said`: the model's answers to the holdout; `calibration`: what was chosen."""
     registry.connect()
     import mlflow
 
-    facts = _facts(recipe, dataset, schema, verdict)
+    facts = _facts(recipe, dataset, schema, verdict, calibration)
     assessed = verdict.assessed
     with mlflow.start_run() as run:
-        mlflow.log_params(facts.recipe | {"data.source": dataset.source, "rounds.kept": str(fitted.rounds)})
+        kept = {"rounds.kept": str(fitted.rounds), "calibration.kept": calibration}
+        mlflow.log_params(facts.recipe | {"data.source": dataset.source} | kept)
         mlflow.log_metrics((assessment.metrics_of(assessed) if assessed else {}) | dict(verdict.metrics))
         for title, table in (assessment.files(assessed) if assessed else {}).items():
             mlflow.log_text(table, f"evaluation/{title}")
@@ -87,7 +90,9 @@ def git_commit() -> str:
     return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
-def _facts(recipe: Recipe, dataset: Dataset, schema: FeatureSchema, verdict: Verdict) -> registry.Facts:
+def _facts(
+    recipe: Recipe, dataset: Dataset, schema: FeatureSchema, verdict: Verdict, calibration: str
+) -> registry.Facts:
     intervals = verdict.assessed.figures if verdict.assessed else {}
     return registry.Facts(
         algorithm=recipe.algorithm,
@@ -101,6 +106,7 @@ def _facts(recipe: Recipe, dataset: Dataset, schema: FeatureSchema, verdict: Ver
         recipe=dict(flat(recipe)),
         metrics=dict(verdict.metrics),
         intervals={name: (found.low, found.high) for name, found in intervals.items()},
+        calibration=calibration,
     )
 
 
@@ -133,7 +139,18 @@ def _log_model(recipe: Recipe, schema: FeatureSchema, fitted: boosters.Fitted, s
     signature = mlflow.models.infer_signature(encoded, boosters.probability(fitted.booster, schema, sample))
     library = __import__(recipe.algorithm)
     requirements = [f"{recipe.algorithm}=={library.__version__}", f"numpy=={np.__version__}"]
-    if recipe.algorithm == "xgboost":
+    if hasattr(fitted.booster, "predict_proba"):
+        import sklearn
+
+        logged = mlflow.sklearn.log_model(
+            fitted.booster,
+            name="model",
+            signature=signature,
+            pip_requirements=[*requirements, f"scikit-learn=={sklearn.__version__}"],
+            pyfunc_predict_fn="predict_proba",
+            skops_trusted_types=list(TRUSTED),
+        )
+    elif recipe.algorithm == "xgboost":
         logged = mlflow.xgboost.log_model(
             fitted.booster, name="model", signature=signature, pip_requirements=requirements, model_format="ubj"
         )

@@ -15,6 +15,7 @@ import numpy as np
 
 from training import boosters, card, measures, registry, runs, verdict
 from training.assessment import Assessment
+from training.calibrating import calibrated
 from training.costs import amounts
 from training.data import Dataset
 from training.errors import GateFailed
@@ -77,10 +78,13 @@ def train(
         parts["validation"],
         lambda round_, loss: progress(f"round {round_}: validation loss {loss:.5f}"),
     )
+    progress(f"fitted {recipe.algorithm}: {fitted.rounds} rounds kept of {len(fitted.curve)}")
+    fitted, calibration = calibrated(recipe, schema, fitted, parts["validation"])
+    if recipe.calibration != "none":
+        progress(f"calibration by {len(parts['validation'].labels):,} validation rows: {calibration}")
     threshold = verdict.threshold_of(recipe, dataset, schema, fitted, parts["validation"])
     if recipe.rounds.refit:
         fitted = _refitted(recipe, dataset, schema, parts, fitted)
-    progress(f"fitted {recipe.algorithm}: {fitted.rounds} rounds kept of {len(fitted.curve)}")
     said = boosters.probability(fitted.booster, schema, parts["holdout"].matrix)
     found = verdict.judge(
         name, recipe, dataset, schema, parts, said, threshold=threshold, rounds=fitted.rounds, left_out=left_out
@@ -88,7 +92,7 @@ def train(
     for line in found.lines():
         progress(line)
 
-    run_id, model_uri = runs.record(recipe, dataset, schema, fitted, parts, said, found)
+    run_id, model_uri = runs.record(recipe, dataset, schema, fitted, parts, said, found, calibration)
     if found.failed:
         raise GateFailed(
             f"{name}: not registered: {'; '.join(map(str, found.failed))}. Run {run_id} has the figures; "

@@ -1,4 +1,4 @@
-"""The trials of a study on Ray Tune: here, or on the cluster that RAY_ADDRESS names; ASHA ends those that fall behind.
+"""The trials of a study on Ray Tune: here, or on the cluster at RAY_ADDRESS=HOST:PORT; ASHA ends those that fall behind.
 
 The study stays where it was: this process asks it for settings and tells it the scores, so that it is resumed, recorded
 and drawn as any other. The folds travel once, through Ray's object store. On a cluster each node needs the same Coppice
@@ -33,6 +33,10 @@ def run(
     except ImportError:
         raise RecipeRefused('--engine ray: needs the extra "ray": pip install "coppice[ray]"') from None
     cluster = os.environ.get("RAY_ADDRESS")
+    if cluster and cluster.startswith("ray://"):
+        raise RecipeRefused(
+            "RAY_ADDRESS: give HOST:PORT, from a node of the cluster: by ray:// the study would leave here"
+        )
     here = {} if cluster else {"include_dashboard": False}
     ray.init(address=cluster, log_to_driver=False, logging_level="ERROR", **here)
     longest = recipe.rounds.most + EVERY  # what a trial's last report counts as: no first fold gets there

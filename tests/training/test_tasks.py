@@ -131,6 +131,36 @@ def with_space(recipe: recipes.Recipe) -> recipes.Recipe:
     return msgspec.structs.replace(recipe, search=search)
 
 
+@pytest.mark.parametrize(("algorithm", "method"), [("xgboost", "platt"), ("lightgbm", "isotonic")])
+def test_a_calibrated_model_is_nearer_to_the_shares_and_served_as_scikit_learn_answers(
+    algorithm: str, method: str, tmp_path: Path, serve: Callable[..., Running]
+) -> None:
+    """Balanced weights make every answer too high; the validation rows say by how much."""
+    frame = table(3000)[["a", "plan"]]
+    chance = 1 / (1 + np.exp(3 - 2 * frame.a))
+    frame["left"] = np.where(np.random.default_rng(2).random(3000) < chance, "yes", "no")
+    dataset = from_frame(frame, "left")
+    text = f'algorithm = "{algorithm}"\nweights = "balanced"\n[rounds]\nmost = 40\n[evaluation]\nresamples = 100\n[gates]\nmin_roc_auc = 0.7\n'
+    plain = train(recipes.parse(text), dataset, name="plain")
+    curved = train(recipes.parse(f'calibration = "{method}"\n{text}'), dataset, name="curved")
+    assert curved.metrics["brier"] < 0.9 * plain.metrics["brier"]
+    back, answers = served("curved", tmp_path / "store", serve)
+    assert back.facts.calibration == method
+    said = back.probability(back.rows[:20])
+    assert [answer["probability"] for answer in answers] == pytest.approx(said.tolist(), abs=1e-12)
+    best = train(recipes.parse(f'calibration = "best"\n{text}'), dataset, name="best")
+    assert registry.resolve("best").tags["roc_auc"]
+    assert best.metrics["brier"] < 0.9 * plain.metrics["brier"]
+
+
+def test_what_needs_no_calibration_is_left_alone() -> None:
+    frame = table(3000)[["a", "plan"]]
+    frame["left"] = np.where(np.random.default_rng(2).random(3000) < 1 / (1 + np.exp(-frame.a)), "yes", "no")
+    train(recipes.parse(f'algorithm = "lightgbm"\ncalibration = "best"\n{QUICK.replace("refit", "#")}'),
+          from_frame(frame, "left"), name="straight")  # fmt: skip
+    assert registry.download("straight").facts.calibration == "none"
+
+
 def test_demand_for_electricity_is_predicted_a_day_ahead_and_served(
     real_data: Callable[[str], Path], tmp_path: Path, serve: Callable[..., Running]
 ) -> None:
@@ -215,6 +245,8 @@ def test_targets_that_do_not_fit_the_task_are_refused() -> None:
         'task = "regression"\n[gates]\nmin_accuracy = 0.5': "min_accuracy",
         '[split]\nby = "group"': "split.column",
         'task = "ranking"': "split.by",
+        'calibration = "platt"\n[rounds]\nrefit = true': "no refit",
+        'calibration = "platt"\ntask = "regression"': "two classes",
         "[search.space]\na = { low = 3 }": "low and high",
         "[search.space]\na = { low = 0, high = 1, log = true }": "above 0",
         '[search.space]\nobjective = { choices = ["x"] }': "objective",
