@@ -51,6 +51,7 @@ def run(
                     search_alg=_asking(study, recipe, told),
                     scheduler=tune.schedulers.ASHAScheduler("round", max_t=longest, grace_period=grace(recipe)),
                     num_samples=trials,
+                    reuse_actors=True,  # a new process would take longer than many a trial
                     time_budget_s=timeout_s,
                 ),
                 run_config=tune.RunConfig(storage_path=folder, verbose=0),

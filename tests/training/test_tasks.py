@@ -140,7 +140,7 @@ def test_a_calibrated_model_is_nearer_to_the_shares_and_served_as_scikit_learn_a
     chance = 1 / (1 + np.exp(3 - 2 * frame.a))
     frame["left"] = np.where(np.random.default_rng(2).random(3000) < chance, "yes", "no")
     dataset = from_frame(frame, "left")
-    text = f'algorithm = "{algorithm}"\nweights = "balanced"\n[rounds]\nmost = 40\n[evaluation]\nresamples = 100\n[gates]\nmin_roc_auc = 0.7\n'
+    text = f'algorithm = "{algorithm}"\nweights = "balanced"\n[rounds]\nmost = 40\n[gates]\nmin_roc_auc = 0.7\n'
     plain = train(recipes.parse(text), dataset, name="plain")
     curved = train(recipes.parse(f'calibration = "{method}"\n{text}'), dataset, name="curved")
     assert curved.metrics["brier"] < 0.9 * plain.metrics["brier"]
