@@ -91,12 +91,15 @@ def models(
         return
     from datetime import UTC, datetime
 
-    typer.echo(f"{'version':24} {'aliases':24} {'algorithm':10} {'accuracy':>8} {'AUC':>8}  registered")
+    from training.measures import TOLD
+
+    typer.echo(f"{'version':24} {'aliases':24} {'algorithm':10} {'registered':16}  on its holdout")
     for row in rows:
         when = datetime.fromtimestamp(row.created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-        figures = f"{row.tags.get('accuracy', '-'):>8} {row.tags.get('roc_auc', '-'):>8}"
+        known = TOLD.get(row.tags.get("task", "binary"), ())
+        figures = ", ".join(f"{metric} {row.tags[metric]}" for metric in known if metric in row.tags)
         typer.echo(
-            f"{row.reference:24} {', '.join(row.aliases):24} {row.tags.get('algorithm', '-'):10} {figures}  {when}"
+            f"{row.reference:24} {', '.join(row.aliases):24} {row.tags.get('algorithm', '-'):10} {when}  {figures}"
         )
 
 

@@ -26,7 +26,9 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from training import search_runs
 from training.cross_validation import Fold, Score, folds_of, score
@@ -162,7 +164,12 @@ def digest(recipe: Recipe, dataset: Dataset) -> str:
 def opened(recipe: Recipe, title: str, storage: Path, seed: int) -> optuna.Study:
     """New, or as it was left. The sampler's numbers go on from the trials there are, or they would repeat themselves."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    kept = optuna.storages.RDBStorage(f"sqlite:///{storage.resolve()}", engine_kwargs={"connect_args": {"timeout": 30}})
+    try:
+        kept = optuna.storages.RDBStorage(
+            f"sqlite:///{storage.resolve()}", engine_kwargs={"connect_args": {"timeout": 30}}
+        )
+    except (SQLAlchemyError, RuntimeError, StorageInternalError) as unreadable:
+        raise RecipeRefused(f"--storage {storage}: is no file of studies: {str(unreadable).splitlines()[0]}") from None
     pruners: dict[str, Any] = {
         "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=grace(recipe)),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(grace(recipe), recipe.rounds.most),
@@ -184,8 +191,11 @@ def alone(recipe: Recipe, storage: Path, title: str) -> Iterator[None]:
     """The lock falls with the process, however it ends."""
     if not recipe.search.space:
         raise RecipeRefused("search.space: the recipe has none; say there what may be tried")
-    storage.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(storage.with_name(f"{title}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        storage.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(storage.with_name(f"{title}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as refused:
+        raise RecipeRefused(f"--storage {storage}: {refused.strerror}") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

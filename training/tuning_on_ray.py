@@ -39,9 +39,9 @@ def run(
         )
     here = {} if cluster else {"include_dashboard": False}
     try:
-        ray.init(address=cluster, log_to_driver=False, logging_level="ERROR", **here)
+        ray.init(address=cluster or "local", log_to_driver=False, logging_level="ERROR", **here)
     except (ConnectionError, RuntimeError) as unreachable:
-        raise RecipeRefused(f"RAY_ADDRESS {cluster or 'unset'}: {str(unreachable).splitlines()[0]}") from None
+        raise RecipeRefused(f"Ray at {cluster or 'this machine'}: {str(unreachable).splitlines()[0]}") from None
     longest = recipe.rounds.most + EVERY  # what a trial's last report counts as: no first fold gets there
     trial = tune.with_parameters(_trial, recipe=recipe, made=made, longest=longest)
     try:

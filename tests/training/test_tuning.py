@@ -174,6 +174,14 @@ def test_ray_searches_the_same_study_to_a_score_within_noise(tmp_path: Path, mon
     assert train(there.recipe, dataset, name="there").metrics["roc_auc"] > 0.6
 
 
+def test_a_store_that_is_none_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database, and long enough to be looked at as one\n" * 20, encoding="utf-8")
+    (tmp_path / "file").touch()
+    for storage in (tmp_path / "text.db", tmp_path / "file" / "a.db"):
+        with pytest.raises(RecipeRefused, match=str(storage)):
+            tune(recipes.parse(RECIPE), table(500), name="a", trials=1, storage=storage)
+
+
 def test_a_recipe_without_a_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeRefused, match=r"search\.space"):
         tune(recipes.load("tabular-xgboost"), table(500), name="a", trials=1, storage=tmp_path / "a.db")
