@@ -30,6 +30,7 @@ REFUSALS = {
     "500": "the model could not score the row, or its score is infinite",
     "503": "too many rows are waiting; retry after the seconds that the header says",
 }
+MODEL = "/v1/models/{model}"
 JSON_TYPE = {"number": "number", "category": "string", "boolean": "boolean"}
 
 
@@ -50,6 +51,8 @@ def openapi_of(app: FastAPI, served: Served) -> dict[str, Any]:
                 }
         elif served.default is not None:
             paths[path] = {"post": _described(operations["post"], path, served.default.snapshot, "")}
+    if served.models and MODEL in paths:
+        paths[MODEL]["get"]["parameters"][0]["schema"] = {"type": "string", "enum": sorted(served.models)}
     return document | {"paths": paths}
 
 

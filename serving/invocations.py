@@ -3,7 +3,7 @@
     POST /invocations     application/json: one of `serving.frames`' formats, and `params`, which no model of ours has
                           application/vnd.apache.parquet; text/csv, with a header (MLflow) or without (SageMaker)
     GET  /ping, /health   200 "\\n" while the host is ready
-    GET  /version         the version of MLflow whose protocol this is
+    GET  /version         that of MLflow where it is installed, else the one whose protocol this is
 
 The answer is {"predictions": [...]}: the plain numbers of `serving.predictions`, which are what `mlflow models serve` of
 the registered model answers; or, with `accept: text/csv`, a line for each row. Features are sent as they are, categories
@@ -13,6 +13,7 @@ by name. Errors are {"error_code", "message"}; a content type that is not read i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -62,11 +63,25 @@ def add_invocations(app: FastAPI, served: Served, ready: Ready) -> None:
         return Response("\n", 200 if ready()[0] else 503, media_type="application/json")
 
     for path in PINGS:
-        app.add_api_route(path, ping, methods=["GET"], include_in_schema=False)  # no JSON, though it must say so
+        told: dict[int | str, dict[str, Any]] = {404: {"description": "no default model"}, 503: {"description": "not ready"}}
+        app.add_api_route(
+            path, ping, methods=["GET"], tags=["mlflow"], summary="The default model can be asked",
+            response_class=Response, responses=told,
+        )  # fmt: skip
 
-    @app.get("/version", include_in_schema=False)
+    protocol = protocol_version()
+
+    @app.get("/version", tags=["mlflow"], summary="The version of MLflow whose protocol this is", response_class=Response)
     async def version() -> Response:
-        return Response(PROTOCOL, 200, media_type="application/json")
+        return Response(protocol, 200, media_type="application/json")
+
+
+def protocol_version() -> str:
+    """MLflow's own where it is installed, though it is not loaded."""
+    try:
+        return metadata.version("mlflow")
+    except metadata.PackageNotFoundError:
+        return PROTOCOL
 
 
 def refused_type(content_type: str) -> str:

@@ -53,6 +53,10 @@ def add_kserve_v1(app: FastAPI, served: Served) -> None:
 
         return await exchange(context, request, now, now.champion, read, _refuse)
 
+    @app.get(PREDICT, include_in_schema=False)
+    async def not_read() -> Response:
+        raise HTTPException(405, headers={"Allow": "POST"})  # else `{model}:predict` would be asked for as a model
+
 
 def _refuse(status: int, message: str, request_id: bytes) -> Answer:
     return plain(status, {"error": message}, request_id)
