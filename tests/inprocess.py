@@ -68,6 +68,7 @@ class InProcess:
         (folder / "pages").mkdir(parents=True)
         self.traffic = folder
         self._ran = 0.0
+        self.is_ready = True
         self.loop = asyncio.new_event_loop()
         self.slot = page.Page.create(folder / "pages" / "s.page", 1).slot(0)
         self.log = TrafficLog(folder, server="s", worker=0, slot=self.slot)
@@ -83,7 +84,7 @@ class InProcess:
         self._release = Release(1, model, {model: 1})
         self.served.flip(self._release, {model: snapshot})
         self.live = self.served.models[model]
-        self._app = create(self.served, self._door, Health(ready=lambda: (True, {}), metrics=lambda: b""))
+        self._app = create(self.served, self._door, Health(ready=lambda: (self.is_ready, {}), metrics=lambda: b""))
 
     def direct(self, path: str, body: bytes, headers: dict[str, str]) -> Answered:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
