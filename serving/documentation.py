@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from serving.admin_documentation import KEY
 from serving.batch_documentation import describe_batch
 from serving.live import Snapshot
 from serving.protocol_documentation import describe_protocol, is_protocol
@@ -53,6 +54,8 @@ def openapi_of(app: FastAPI, served: Served) -> dict[str, Any]:
             paths[path] = {"post": _described(operations["post"], path, served.default.snapshot, "")}
     if served.models and MODEL in paths:
         paths[MODEL]["get"]["parameters"][0]["schema"] = {"type": "string", "enum": sorted(served.models)}
+    if any("security" in operation for operations in paths.values() for operation in operations.values()):
+        document.setdefault("components", {})["securitySchemes"] = KEY
     return document | {"paths": paths}
 
 

@@ -64,7 +64,14 @@ def test_raw_bytes_without_json_are_rows_of_the_one_tensor(store: Path, server: 
     assert server.ask("/v2/models/numbers/infer", raw[:-1], sent)[0] == 400
 
 
-def test_the_server_keeps_what_its_openapi_says(server: Running, size: Callable[[int, int], int]) -> None:
+def test_the_server_keeps_what_its_openapi_says(
+    store: Path, serve: Callable[..., Running], tmp_path: Path, size: Callable[[int, int], int]
+) -> None:
+    keys = (
+        tmp_path / "admin.keys"
+    )  # so that the admin API is documented; nobody has the key, so that nothing is changed
+    keys.write_text(f"{'0' * 64} nobody\n", encoding="utf-8")
+    server = serve(store, model="mixed", admin_keys=keys)
     run_client("openapi.py", str(server.port), str(size(5, 100)))
 
 
