@@ -19,18 +19,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter_ns, time_ns
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from serving.answers import Answer, failed, refusal
 from serving.batch_answers import answer_of
-from serving.columns import Column, parse, rows_of_columns, rows_of_objects
+from serving.columns import parse, rows_of_columns, rows_of_objects
 from serving.errors import ContentTypeRefused, FieldRefused, RequestRefused
 from serving.heads import JSON_TYPES, named_headers
 from serving.live import Snapshot
@@ -150,7 +151,8 @@ def _reader(context: Context, now: Snapshot, content_type: bytes, field: str) ->
         def read_json(body: bytes) -> Rows:
             parsed = parse(schema, body)
             if isinstance(parsed, dict):
-                return Rows(rows_of_columns(schema, parsed, limit), _units(field, parsed.get(field)))
+                rows = rows_of_columns(schema, parsed, limit)
+                return Rows(rows, _units(field, parsed, len(rows)))
             return Rows(rows_of_objects(now.decode, parsed, limit), _units_of(find_unit, parsed) if field else [])
 
         return read_json
@@ -164,7 +166,8 @@ def _reader(context: Context, now: Snapshot, content_type: bytes, field: str) ->
 
     def read(body: bytes) -> Rows:
         columns = read_table(wanted, body, limit, context.max_bytes)
-        return Rows(rows_of_columns(schema, columns, limit), _units(field, columns.get(field)))
+        rows = rows_of_columns(schema, columns, limit)
+        return Rows(rows, _units(field, columns, len(rows)))
 
     return read
 
@@ -179,10 +182,17 @@ def _units_of(find_unit: Callable[[bytes], bytes], objects: Sequence[msgspec.Raw
     return units
 
 
-def _units(field: str, column: Column | None) -> list[bytes]:
+def _units(field: str, columns: Mapping[str, Any], count: int) -> list[bytes]:
     """A column's values as units: text, or whole numbers, whose kind a table may have widened to a float."""
+    column = columns.get(field) if field else None
+    if column is None:
+        return []
+    if not isinstance(column, list | np.ndarray):
+        raise FieldRefused(f"{field}: must be an array of units", field)
+    if len(column) != count:
+        raise FieldRefused(f"{field}: has {len(column)} values; there are {count} rows", field)
     units: list[bytes] = []
-    for value in [] if column is None else column:
+    for value in column:
         whole = isinstance(value, float | int) and not isinstance(value, bool) and float(value).is_integer()
         if value is None or value != value:
             unit = b""

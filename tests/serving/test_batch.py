@@ -93,6 +93,19 @@ def test_a_split_is_by_the_field_of_the_unit(release: Release, serve: Callable[.
     by_header = json.loads(server.ask("/predict/batch?split=1", json.dumps(OBJECTS).encode(), {"x-unit": "unit-1"})[2])
     assert {told["arm"] for told in by_header["predictions"]} == {alone[1]["arm"]}
     assert server.ask("/predict/batch?split=1", b'[{"customer": [1]}]')[0] == 422
+    for odd in (False, "unit", {"0": "unit"}, 7, units[:-1], [*units, 1]):
+        body = json.dumps({"columns": COLUMNS | {"customer": odd}}).encode()
+        assert server.ask("/predict/batch?split=1", body)[0] == 422, odd
+        assert server.ask("/predict/batch", body)[0] == 200, (
+            odd
+        )  # the champion needs no unit: the column is not looked at
+
+
+def test_a_column_without_a_name_is_no_unit(release: Release, serve: Callable[..., Running]) -> None:
+    server = serve(release.store)
+    for odd in (False, [1]):
+        body = json.dumps({"columns": COLUMNS | {"": odd}}).encode()
+        assert server.ask("/predict/batch?split=1", body)[0] == 200
 
 
 @pytest.mark.parametrize(
