@@ -12,6 +12,7 @@ from serving.edge import At, Edge, Through
 from serving.errors import BodyTooLarge, OverrideRefused, RequestRefused
 from serving.heads import Named, Rare, content_type_refused
 from serving.overrides import Overrides
+from serving.pending import Pending
 from serving.quick import Quick
 from serving.scoring import Reply, Score
 
@@ -67,6 +68,11 @@ class Door:
         except Exception:  # endpoint edge: this request fails, its connection and its worker go on
             logger.exception("scoring failed")
             return failed()
+
+    def again(self, path: bytes, body: bytes, request_id: bytes, unit: bytes, reply: Pending) -> Answer | None:
+        """A request that C could not finish."""
+        named = request_id, unit, b"", b"", None
+        return self.admitted(self.endpoints[path], body, len(body), named, reply.arrived, reply)
 
     def _unusual(
         self, score: Score, body: bytes, received: int, named: Named, rare: Rare, arrived: int, reply: Reply

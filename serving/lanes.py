@@ -73,12 +73,14 @@ class Waiting(NamedTuple):
 
 
 class NativeLane(NamedTuple):
-    """A lane's call and the buffers of one row, by address, for `serving.quick`; valid as long as the lane is."""
+    """A lane's call and its buffers, by address, for `serving.quick`; valid as long as this is."""
 
     function: int
     handle: int
-    row: int
-    score: int
+    rows: int
+    scores: int
+    most: int  # rows
+    keep: object
 
 
 class Tally(Protocol):
@@ -110,7 +112,7 @@ class Lane:
         self._rows = np.zeros((max_batch_rows, predictor.width))
         self._scores = np.zeros((max_batch_rows, predictor.outputs))
         self._run = predictor.bound(self._rows, self._scores)
-        self.native = native_lane(self._run, self._rows, self._scores)
+        self.native = self._native(predictor)
         self._row_view = memoryview(self._rows.data).cast("B")
         self.score_now = _single(self._row_view[: 8 * predictor.width], self._run, self._scores)
         """row -> its scores, on the caller's thread; raises the model's own exception where it fails. Inline lanes only."""
@@ -124,9 +126,17 @@ class Lane:
         self._lock = Lock()  # of what waits, and of who takes it next
         self._thread = ThreadPoolExecutor(1, "lane") if self.reason == "busy" else None
 
-    def last_row(self) -> bytes:
-        """The row in the first place of the buffer: what was scored last, where one was."""
-        return bytes(self._row_view[: self._row_bytes])
+    def _native(self, predictor: Bindable) -> NativeLane | None:
+        """Of a tick lane with buffers of its own: its rows may wait in C while others wait here."""
+        if self.reason != "tick":
+            return native_lane(self._run, self._rows, self._scores)
+        rows, scores = np.zeros_like(self._rows), np.zeros_like(self._scores)
+        return native_lane(predictor.bound(rows, scores), rows, scores)
+
+    def count(self, rows: int, queue_us: int, us: int) -> None:
+        """A batch that C scored."""
+        self._tally(self.reason, rows, queue_us)
+        self._learn(rows, us)
 
     @property
     def depth(self) -> int:
@@ -291,7 +301,11 @@ def finite_test(outputs: int) -> Callable[[Any], bool]:
 def native_lane(run: Callable[[int], None], rows: Matrix, scores: Matrix) -> NativeLane | None:
     """None where scoring is not one call of C."""
     call = native_call(run)
-    return None if call is None else NativeLane(*call, rows.ctypes.data, scores.ctypes.data)
+    return (
+        None
+        if call is None
+        else NativeLane(*call, rows.ctypes.data, scores.ctypes.data, len(rows), (run, rows, scores))
+    )
 
 
 def _single(row_view: memoryview, run: Callable[[int], None], scores: Matrix) -> Callable[[bytes], Scores]:

@@ -13,6 +13,8 @@ from serving.answers import Answer
 class Connection(Protocol):
     def reply(self, pending: Pending, answer: Answer) -> None: ...
 
+    def reply_laid_out(self, content: bytes) -> None: ...
+
 
 class NoEvent:
     """uvicorn wakes a waiting ASGI application by its cycle's event; a direct request has none."""
@@ -45,6 +47,12 @@ class Pending:
         self.response_complete = True
         if not self.disconnected:
             self._connection.reply(self, answer)
+
+    def laid_out(self, content: bytes) -> None:
+        """The reply as it is sent, logged and counted already."""
+        self.response_complete = True
+        if not self.disconnected:
+            self._connection.reply_laid_out(content)
 
 
 class Flow(FlowControl):

@@ -23,8 +23,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serving.answers import Answer, plain
 from serving.door import Door
 from serving.heads import Named, named_headers, without_upgrade
-from serving.lead_in import LeadIn
 from serving.pending import Flow, Pending
+from serving.quick_protocol import QuickProtocol
 from serving.scoring import Score
 
 NONE, HEAD, BODY = range(3)
@@ -42,10 +42,9 @@ def direct(door: Door) -> type[HttpToolsProtocol]:
     return DirectProtocol
 
 
-class _Direct(HttpToolsProtocol):
+class _Direct(QuickProtocol):
     def __init__(self, door: Door, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._door = door
+        super().__init__(door, *args, **kwargs)
         self._endpoint: Score | None = None  # of the request being received, where it is a direct one
         self._named: Named = (b"", b"", b"", b"", None)
         self._body: Any = b""  # bytes, or a bytearray where it came in parts
@@ -54,12 +53,8 @@ class _Direct(HttpToolsProtocol):
         self._message_bytes = 0  # of the reads after the one that the message began in
         self._careful = False  # something about this read or connection has to be looked at message by message
         self._arrived = 0
-        self._spare = Pending(self)
-        self._current: Any = None  # the Pending or cycle whose answer is the next to leave
         self._ended = False  # no further request of this connection is answered
-        self._active_ns = 0
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._lead_in = LeadIn(self.server_state)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -83,22 +78,6 @@ class _Direct(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
         if self._part or self._careful:
             self._look_after(len(data), began=self._arrived != last)
-
-    def _answer_quickly(self, data: bytes) -> bool:
-        """Where `data` is the usual request, whole, and its answer may leave now: one call of C, which did all the rest."""
-        quick = self._door.quick
-        if quick is None or self._door.draining or self.flow.write_paused or not self._is_answered(self.cycle):
-            return False
-        if quick.headers is not self.server_state.default_headers:
-            quick.begin_answers_with(self._lead_in.of(200), self.server_state.default_headers)
-        length = quick.answer(quick.address, data, len(data))
-        if not length:
-            return False
-        self.transport.write(quick.out[: abs(length)])
-        self._active_ns = perf_counter_ns()
-        if length < 0 or quick.shadowed:
-            quick.after_answer(length)
-        return True
 
     # Parser callbacks, in the order they come
 
@@ -318,10 +297,6 @@ class _Direct(HttpToolsProtocol):
         else:
             self.pipeline.popleft()
             self.cycle = self.pipeline[0][0] if self.pipeline else self._current
-
-    @staticmethod
-    def _is_answered(cycle: Any) -> bool:
-        return cycle is None or cycle.response_complete
 
     def _look_after(self, read_bytes: int, *, began: bool) -> None:
         """After a read that ended inside a message. `began`: that message began in it."""

@@ -56,9 +56,16 @@ static text new_id(door *d, int64_t ts_us) {
     return (text){d->id, out - d->id};
 }
 
+/* What became of a row. */
+typedef struct {
+    const double *row;
+    double score;
+    int64_t parse_us, queue_us, score_us, batch_rows;
+} scored;
+
 /* The answer's length, or 0 where it would not fit. */
-static int64_t answer(door *d, const arm *a, text id, text score, int64_t parse_us, int64_t score_us) {
-    int which = a->choice == ABOVE ? *a->score > a->threshold : a->choice == BELOW ? *a->score < a->threshold : 0;
+static int64_t answer(door *d, const arm *a, text id, const scored *s, text score) {
+    int which = a->choice == ABOVE ? s->score > a->threshold : a->choice == BELOW ? s->score < a->threshold : 0;
     const text *body = a->bodies[which];
     int64_t length = body[0].length + score.length + body[1].length + id.length + body[2].length;
     int64_t most = d->preamble.length + length + id.length + 4 * MS_ROOM + 2;
@@ -67,9 +74,9 @@ static int64_t answer(door *d, const arm *a, text id, text score, int64_t parse_
     char *out = put(put(d->out, d->preamble), a->head[0]);
     out = put(put_whole(out, length, 1), a->head[1]);
     out = put(put(out, id), a->head[2]);
-    out = put(put_ms(out, parse_us), a->head[3]);
-    out = put(put_ms(out, 0), a->head[4]);
-    out = put(put_ms(out, score_us), a->head[5]);
+    out = put(put_ms(out, s->parse_us), a->head[3]);
+    out = put(put_ms(out, s->queue_us), a->head[4]);
+    out = put(put_ms(out, s->score_us), a->head[5]);
     *out++ = '\r';
     *out++ = '\n';
     out = put(put(put(put(put(out, body[0]), score), body[1]), id), body[2]);
@@ -89,17 +96,17 @@ static int has_room(const door *d) {
            b->feature_room - b->feature_ends[n] >= d->row_bytes;
 }
 
-static void log_row(block *b, int64_t seq, int64_t ts_us, const arm *a, int64_t width, text id, text unit,
-                    int64_t parse_us, int64_t score_us) {
+static void log_row(block *b, int64_t seq, int64_t ts_us, const arm *a, int64_t width, text id, text unit, const scored *s) {
     int64_t head[2] = {ts_us, seq}, n = b->count;
-    int32_t rest[7] = {(int32_t)a->tag, 0, 200, (int32_t)parse_us, 0, (int32_t)score_us, 1};
+    int32_t rest[7] = {(int32_t)a->tag,      0, 200, (int32_t)s->parse_us, (int32_t)s->queue_us,
+                       (int32_t)s->score_us, (int32_t)s->batch_rows};
     char *record = b->records + n * RECORD_BYTES;
     memcpy(record, head, 16);
-    memcpy(record + 16, a->score, 8);
+    memcpy(record + 16, &s->score, 8);
     memcpy(record + 24, rest, 28);
     append(b->ids, b->id_ends, n, id);
     append(b->units, b->unit_ends, n, unit);
-    append(b->features, b->feature_ends, n, (text){(const char *)a->row, 8 * width});
+    append(b->features, b->feature_ends, n, (text){(const char *)s->row, 8 * width});
     b->count = n + 1;
 }
 
@@ -114,54 +121,99 @@ static const arm *arm_of(const endpoint *p, text unit) {
     return p->split ? p->arms + p->points[coppice_point(p->salted, unit)] : p->arms;
 }
 
-static void remember(door *d, const request *r, const arm *a, int64_t ts_us) {
+static void remember(door *d, int64_t asked, int64_t answering, const double *row, int64_t ts_us, text id, text unit) {
     d->ts_us = ts_us;
-    d->asked = r->asked - d->endpoints;
-    d->answering = a - r->asked->arms;
-    if (r->id.bytes != d->id) memcpy(d->id, r->id.bytes, (size_t)r->id.length);
-    d->id_length = r->id.length;
-    if (r->unit.length) memcpy(d->unit, r->unit.bytes, (size_t)r->unit.length);
-    d->unit_length = r->unit.length;
+    d->asked = asked;
+    d->answering = answering;
+    d->row = row;
+    if (id.bytes != d->id) memcpy(d->id, id.bytes, (size_t)id.length);
+    d->id_length = id.length;
+    memcpy(d->unit, unit.bytes, (size_t)unit.length);
+    d->unit_length = unit.length;
 }
 
-/* The length of the answer in `out`; 0: this request is for Python, and nothing has changed.
-   Negative: the same, and the block of rows has no room for the next. */
+/* Answer, log and count a scored row: the length of the answer in `out`, negative where the block of rows has no room for
+   the next; 0 where the score can't be told, and then nothing has changed. */
+static int64_t finish(door *d, const endpoint *p, const arm *a, int64_t arrived, int64_t ts_us, text id, text unit,
+                      const scored *s) {
+    if (!isfinite(s->score)) return 0;
+    char *digits = d->format(s->score, 'r', 0, 2, 0); /* 2: Py_DTSF_ADD_DOT_0, as repr does */
+    if (!digits) return 0;
+    int64_t written = answer(d, a, id, s, (text){digits, (int64_t)strlen(digits)});
+    d->release(digits);
+    if (!written) return 0;
+    log_row(d->rows, ++d->cells[d->seq_cell], ts_us, a, p->width, id, unit, s);
+    d->cells[d->rows_cell]++;
+    d->cells[d->ok_cell]++;
+    d->cells[a->rows_cell]++;
+    remember(d, p - d->endpoints, a - p->arms, s->row, ts_us, id, unit);
+    observe(d, (now_ns(CLOCK_MONOTONIC) - arrived) / 1000);
+    return has_room(d) ? written : -written;
+}
+
+static int64_t wait_in(batch *b, const door *d, const request *r, const arm *a, int64_t arrived, int64_t ts_us) {
+    waiting *w = b->rows + b->count++;
+    w->arrived = arrived;
+    w->decoded = now_ns(CLOCK_MONOTONIC);
+    w->ts_us = ts_us;
+    w->asked = r->asked - d->endpoints;
+    w->answering = a - r->asked->arms;
+    w->id_length = r->id.length;
+    w->unit_length = r->unit.length;
+    memcpy(w->id, r->id.bytes, (size_t)r->id.length);
+    memcpy(w->unit, r->unit.bytes, (size_t)r->unit.length);
+    return WAITS + b->number;
+}
+
+/* What `finish` says; or 0: this request is for Python, and nothing has changed; or WAITS and the batch's number. */
 EXPORT int64_t coppice_quick(door *d, const char *data, int64_t length) {
     int64_t arrived = now_ns(CLOCK_MONOTONIC);
     request r;
     if (is_late(d, arrived) || !coppice_head(d, data, data + length, &r)) return 0;
     int64_t ts_us = now_ns(CLOCK_REALTIME) / 1000;
-    int own_id = r.id.length == 0;
+    int64_t own_id = r.id.length == 0;
     if (own_id) r.id = new_id(d, ts_us);
     const endpoint *p = r.asked;
     const arm *a = arm_of(p, r.unit.length ? r.unit : r.id);
-    if (!a->run || !has_room(d) || !coppice_row(p, d->powers, r.body, a->row)) return 0;
+    if (!a->run || !has_room(d) || (a->queue && a->queue->count >= a->queue->most)) return 0;
+    double *row = a->row + (a->queue ? a->queue->count * p->width : 0);
+    if (!coppice_row(p, d->powers, r.body, row)) return 0;
+    d->made += (uint64_t)own_id;
+    if (a->queue) return wait_in(a->queue, d, &r, a, arrived, ts_us);
     int64_t decoded = now_ns(CLOCK_MONOTONIC);
     a->run(a->plan, 1);
-    int64_t scored = now_ns(CLOCK_MONOTONIC);
-    if (!isfinite(*a->score)) return 0;
-    char *digits = d->format(*a->score, 'r', 0, 2, 0); /* 2: Py_DTSF_ADD_DOT_0, as repr does */
-    if (!digits) return 0;
-    int64_t parse_us = (decoded - arrived) / 1000, score_us = (scored - decoded) / 1000;
-    int64_t written = answer(d, a, r.id, (text){digits, (int64_t)strlen(digits)}, parse_us, score_us);
-    d->release(digits);
-    if (!written) return 0;
-    d->made += (uint64_t)own_id;
-    log_row(d->rows, ++d->cells[d->seq_cell], ts_us, a, p->width, r.id, r.unit, parse_us, score_us);
-    d->cells[d->rows_cell]++;
-    d->cells[d->ok_cell]++;
-    d->cells[d->inline_cell]++;
-    d->cells[a->rows_cell]++;
-    remember(d, &r, a, ts_us);
-    observe(d, (now_ns(CLOCK_MONOTONIC) - arrived) / 1000);
-    return has_room(d) ? written : -written;
+    int64_t ended = now_ns(CLOCK_MONOTONIC);
+    scored s = {row, *a->score, (decoded - arrived) / 1000, 0, (ended - decoded) / 1000, 1};
+    int64_t written = finish(d, p, a, arrived, ts_us, r.id, r.unit, &s);
+    if (written) d->cells[d->inline_cell]++;
+    return written;
 }
+
+/* Score what waits; then `coppice_quick_finish` answers each, in order, and `coppice_quick_empty` ends it. */
+EXPORT void coppice_quick_score(const door *d, batch *b) {
+    const waiting *first = b->rows;
+    const arm *a = d->endpoints[first->asked].arms + first->answering;
+    b->began = now_ns(CLOCK_MONOTONIC);
+    a->run(a->plan, (uint32_t)b->count);
+    b->score_us = (now_ns(CLOCK_MONOTONIC) - b->began) / 1000;
+}
+
+EXPORT int64_t coppice_quick_finish(door *d, const batch *b, int64_t i) {
+    const waiting *w = b->rows + i;
+    const endpoint *p = d->endpoints + w->asked;
+    const arm *a = p->arms + w->answering;
+    scored s = {a->row + i * p->width, a->score[i], (w->decoded - w->arrived) / 1000, (b->began - w->decoded) / 1000,
+                b->score_us, b->count};
+    return finish(d, p, a, w->arrived, w->ts_us, (text){w->id, w->id_length}, (text){w->unit, w->unit_length}, &s);
+}
+
+EXPORT void coppice_quick_empty(batch *b) { b->count = 0; }
 
 EXPORT int32_t coppice_quick_abi(void) { return COPPICE_QUICK_ABI; }
 /* For `serving.quick`, which lays the structures out: that it means the same ones. */
 EXPORT int64_t coppice_quick_size(int32_t which) {
-    static const int64_t SIZES[] = {sizeof(feature), sizeof(arm), sizeof(endpoint), sizeof(block), sizeof(door)};
-    return which >= 0 && which < 5 ? SIZES[which] : -1;
+    static const int64_t SIZES[] = {sizeof(feature), sizeof(arm), sizeof(endpoint), sizeof(block), sizeof(door), sizeof(waiting), sizeof(batch)};
+    return which >= 0 && which < 7 ? SIZES[which] : -1;
 }
 EXPORT int64_t coppice_read_number(const uint64_t *powers, const char *at, int64_t length, double *value) {
     const char *end = coppice_number(powers, at, at + length, value);

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #define COPPICE_QUICK_ABI 1
+#define WAITS INT64_MIN /* and the batch's number: the answer comes with those of the batch */
 #define MAX_ID 128
 #define MAX_UNIT 128 /* one block of the hash; a longer unit goes through Python */
 #define MAX_WIDTH 1024
@@ -39,11 +40,27 @@ typedef struct {
 
 enum { ONLY, ABOVE, BELOW }; /* which body: the only one; the second if the score is above the threshold, or below it */
 
+/* A request whose row waits for others to be scored with it. */
+typedef struct {
+    int64_t arrived, decoded, ts_us; /* ns, ns, µs */
+    int64_t asked, answering;        /* as the door's */
+    int64_t id_length, unit_length;
+    char id[MAX_ID], unit[MAX_UNIT];
+} waiting;
+
+/* The rows of one lane that wait, at the front of the buffer of its arms. */
+typedef struct {
+    int64_t number, most, count;
+    int64_t began, score_us; /* of the call */
+    waiting *rows;
+} batch;
+
 typedef struct {
     void (*run)(void *, uint32_t); /* NULL: not scored on the loop's thread */
     void *plan;
-    double *row;
+    double *row; /* the first, of one; of `batch->most` where there is a batch */
     const double *score;
+    batch *queue; /* NULL: each row is scored at once */
     int64_t tag;
     int64_t rows_cell;
     int64_t choice;
@@ -94,6 +111,7 @@ typedef struct {
     void (*release)(void *);                        /* PyMem_Free, */
     const uint64_t *powers;                         /* of ten, 128 bits each: serving.quick.powers_of_ten */
     /* of the last request that was answered */
+    const double *row;
     int64_t ts_us, unit_length, id_length;
     int64_t asked, answering; /* which endpoint, and which of its arms */
     char id[MAX_ID], unit[MAX_UNIT];

@@ -7,40 +7,71 @@ has one output; an arm, where one call of the kernel scores it on the loop withi
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from serving import page, quick_layout
 from serving.admission import Admission
-from serving.answers import Wording
+from serving.answers import Answer, Wording
 from serving.heads import NAMED, UNUSUAL
+from serving.lanes import Lane, NativeLane
 from serving.live import Arm, Snapshot
-from serving.quick_layout import CHOICES, QuickUnavailable, address, array_of, text
+from serving.pending import Pending
+from serving.quick_layout import CHOICES, WAITS, QuickUnavailable, address, array_of, text
 from serving.scoring import id_mark
 from serving.traffic import TrafficLog
 
 HELD_US = 100.0  # of a call: the kernel keeps the GIL here, and beyond this other threads should have it
 ROOM = 1 << 16
+LONGEST_ANSWER = -ROOM  # what C says that is lower is a batch in which the request waits
 OURS = frozenset({b"content-type", b"x-request-id", b"x-unit"})
 PLACEHOLDER = re.compile(rb"%[bd]")
 Asked = tuple[Snapshot, bool]
 """What a path answers from, and whether the experiment's split decides."""
+Again = Callable[[bytes, bytes, bytes, bytes, Pending], Answer | None]
+"""(path, body, request id, unit, reply): the answer by way of Python, or None and `reply` gets it."""
+
+
+class Batch:
+    """The rows of one lane that wait for each other, until the loop's iteration ends or there are as many as a call takes."""
+
+    def __init__(self, number: int, lane: Lane, native: NativeLane) -> None:
+        self.lane = lane
+        self.askers: list[tuple[Pending, bytes]] = []
+        self._rows = (quick_layout.Waiting * native.most)()
+        self.layout = quick_layout.Batch(number=number, most=native.most, rows=address(self._rows))
+
+    def first_decoded(self) -> int:
+        return int(self._rows[0].decoded)
+
+    def asked(self, place: int) -> tuple[int, bytes, bytes]:
+        """(which endpoint, request id, unit)"""
+        row = self._rows[place]
+        start = address(row)
+        request_id = ctypes.string_at(start + quick_layout.Waiting.id.offset, row.id_length)
+        return row.asked, request_id, ctypes.string_at(start + quick_layout.Waiting.unit.offset, row.unit_length)
 
 
 class Quick:
     """One worker's. `answer(address, data, length)` is the C call; loop thread only."""
 
-    def __init__(self, log: TrafficLog, slot: page.Slot, admission: Admission, *, max_body_bytes: int) -> None:
+    def __init__(
+        self, log: TrafficLog, slot: page.Slot, admission: Admission, again: Again, *, max_body_bytes: int
+    ) -> None:
         """Raises QuickUnavailable."""
+        self._again = again
         self._library = quick_layout.library()
         self._log = log
         self._keep: list[Any] = []  # what the door points to for good
         self._laid: list[Any] = []  # what it points to in this release
         self._asked: list[Asked] = []
+        self._paths: list[bytes] = []
+        self._batches: list[Batch] = []
         self._arena = log.arena(0)
         self.shadowed = False
         self.lateness = admission.lateness
@@ -51,22 +82,28 @@ class Quick:
         self._door.out, self._door.room = address(self.out), ROOM
         self.address = address(self._door)
         self.answer = self._library.coppice_quick
+        log.renew_arena = self.renew
         self.renew()
 
     @classmethod
-    def of(cls, log: TrafficLog, slot: page.Slot, admission: Admission, *, max_body_bytes: int) -> Quick | None:
+    def of(
+        cls, log: TrafficLog, slot: page.Slot, admission: Admission, again: Again, *, max_body_bytes: int
+    ) -> Quick | None:
         try:
-            return cls(log, slot, admission, max_body_bytes=max_body_bytes)
+            return cls(log, slot, admission, again, max_body_bytes=max_body_bytes)
         except QuickUnavailable:
             return None
 
     def flip(self, paths: Mapping[bytes, Asked]) -> None:
         """Answer from these snapshots from now on."""
+        for batch in self._batches:
+            self._flush(batch)
+        self._batches = []
         keep: list[Any] = []
         mine = {name: asked for name, asked in paths.items() if asked[0].quick is not None}
         laid = [self._endpoint(name, snapshot, split, keep) for name, (snapshot, split) in mine.items()]
         self._door.endpoints, self._door.endpoint_count = array_of(quick_layout.Endpoint, laid, keep), len(laid)
-        self._laid, self._asked = keep, list(mine.values())
+        self._laid, self._asked, self._paths = keep, list(mine.values()), list(mine)
         self.shadowed = any(snapshot.shadows for snapshot, _ in self._asked)
         widest = max((8 * rows.width for rows in (asked[0].quick for asked in self._asked) if rows), default=0)
         if widest > self._arena.row_bytes:
@@ -91,9 +128,45 @@ class Quick:
         if snapshot.shadows:
             request_id = ctypes.string_at(self.address + quick_layout.Door.id.offset, door.id_length)
             unit = ctypes.string_at(self.address + quick_layout.Door.unit.offset, door.unit_length)
-            snapshot.offer_to_shadows(door.ts_us, request_id, unit, snapshot.arms[door.answering].lane.last_row())
+            row = ctypes.string_at(door.row, 8 * snapshot.champion.manifest.schema.width)
+            snapshot.offer_to_shadows(door.ts_us, request_id, unit, row)
         if length < 0:
             self.renew()
+
+    def wait(self, told: int, pending: Pending, data: bytes) -> None:
+        """`pending` is answered with its batch, before the loop looks at its sockets again."""
+        batch = self._batches[told - WAITS]
+        batch.askers.append((pending, data))
+        if len(batch.askers) == 1:
+            asyncio.get_running_loop().call_soon(self._flush, batch)
+        elif len(batch.askers) == batch.layout.most:
+            self._flush(batch)
+
+    def _flush(self, batch: Batch) -> None:
+        askers, batch.askers = batch.askers, []
+        if not askers:
+            return
+        layout = address(batch.layout)
+        self._library.coppice_quick_score(self.address, layout)
+        for place, (pending, data) in enumerate(askers):
+            length = self._library.coppice_quick_finish(self.address, layout, place)
+            if not length:
+                self._ask_again(batch, place, pending, data)
+                continue
+            content = self.out[: abs(length)]
+            if length < 0 or self.shadowed:
+                self.after_answer(length)
+            pending.laid_out(content)
+        self._library.coppice_quick_empty(layout)
+        waited_us = (batch.layout.began - batch.first_decoded()) // 1000
+        batch.lane.count(len(askers), waited_us, batch.layout.score_us)
+
+    def _ask_again(self, batch: Batch, place: int, pending: Pending, data: bytes) -> None:
+        """Python, of a row whose score can't be told: it knows what becomes of such."""
+        asked, request_id, unit = batch.asked(place)
+        answer = self._again(self._paths[asked], data.partition(b"\r\n\r\n")[2], request_id, unit, pending)
+        if answer is not None:
+            pending(answer)
 
     def _endpoint(self, name: bytes, snapshot: Snapshot, split: bool, keep: list[Any]) -> quick_layout.Endpoint:
         rows = snapshot.quick
@@ -109,7 +182,7 @@ class Quick:
         laid = quick_layout.Endpoint(
             name=text(name, keep),
             split=split,
-            arms=array_of(quick_layout.Arm, [_arm(arm, keep) for arm in snapshot.arms], keep),
+            arms=array_of(quick_layout.Arm, [self._arm(arm, keep) for arm in snapshot.arms], keep),
             points=points.ctypes.data,
             features=rows.features,
             width=rows.width,
@@ -117,6 +190,36 @@ class Quick:
         )
         self._library.coppice_salt(salt, len(salt), address(laid) + quick_layout.Endpoint.salted.offset)
         return laid
+
+    def _arm(self, arm: Arm, keep: list[Any]) -> quick_layout.Arm:
+        """Without a call where the arm is not C's: its requests go through Python."""
+        native, words, cost = arm.lane.native, arm.words, arm.lane.cost
+        if native is None or words is None or arm.lane.reason == "busy":
+            return quick_layout.Arm()
+        if arm.inline and cost.fixed_us + cost.row_us > HELD_US:
+            return quick_layout.Arm()
+        keep.append(native)
+        laid = quick_layout.Arm(
+            run=native.function,
+            plan=native.handle,
+            row=native.rows,
+            score=native.scores,
+            queue=0 if arm.inline else address(self._batch(arm.lane, native).layout),
+            tag=arm.tag,
+            rows_cell=arm.rows_cell,
+            choice=CHOICES.index(words.choice),
+            threshold=words.threshold,
+        )
+        _word(laid, words, keep)
+        return laid
+
+    def _batch(self, lane: Lane, native: NativeLane) -> Batch:
+        """One for all arms of the lane: they share its buffer."""
+        found = next((batch for batch in self._batches if batch.lane is lane), None)
+        if found is None:
+            found = Batch(len(self._batches), lane, native)
+            self._batches.append(found)
+        return found
 
 
 def _door(slot: page.Slot, admission: Admission, log: TrafficLog, keep: list[Any]) -> quick_layout.Door:
@@ -142,26 +245,6 @@ def _door(slot: page.Slot, admission: Admission, log: TrafficLog, keep: list[Any
     )
     door.format, door.release = quick_layout.functions()
     return door
-
-
-def _arm(arm: Arm, keep: list[Any]) -> quick_layout.Arm:
-    """Without a call where the arm is not C's: its requests go through Python."""
-    lane, words = arm.lane, arm.words
-    cost_us = lane.cost.fixed_us + lane.cost.row_us
-    if lane.native is None or words is None or not arm.inline or cost_us > HELD_US:
-        return quick_layout.Arm()
-    laid = quick_layout.Arm(
-        run=lane.native.function,
-        plan=lane.native.handle,
-        row=lane.native.row,
-        score=lane.native.score,
-        tag=arm.tag,
-        rows_cell=arm.rows_cell,
-        choice=CHOICES.index(words.choice),
-        threshold=words.threshold,
-    )
-    _word(laid, words, keep)
-    return laid
 
 
 def _word(laid: quick_layout.Arm, words: Wording, keep: list[Any]) -> None:

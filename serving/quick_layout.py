@@ -17,6 +17,7 @@ from serving.arena import Layout as Block
 ABI = 1
 MAX_WIDTH = 1024
 MAX_ID = MAX_UNIT = 128
+WAITS = -(1 << 63)  # and a batch's number: what `coppice_quick` says of a request whose row waits
 KINDS = ("number", "boolean", "category")
 CHOICES = ("only", "above", "below")
 
@@ -41,12 +42,38 @@ class Feature(ctypes.Structure):
     ]
 
 
+class Waiting(ctypes.Structure):
+    _fields_ = [
+        ("arrived", ctypes.c_int64),
+        ("decoded", ctypes.c_int64),
+        ("ts_us", ctypes.c_int64),
+        ("asked", ctypes.c_int64),
+        ("answering", ctypes.c_int64),
+        ("id_length", ctypes.c_int64),
+        ("unit_length", ctypes.c_int64),
+        ("id", ctypes.c_char * MAX_ID),
+        ("unit", ctypes.c_char * MAX_UNIT),
+    ]
+
+
+class Batch(ctypes.Structure):
+    _fields_ = [
+        ("number", ctypes.c_int64),
+        ("most", ctypes.c_int64),
+        ("count", ctypes.c_int64),
+        ("began", ctypes.c_int64),
+        ("score_us", ctypes.c_int64),
+        ("rows", ctypes.c_void_p),
+    ]
+
+
 class Arm(ctypes.Structure):
     _fields_ = [
         ("run", ctypes.c_void_p),
         ("plan", ctypes.c_void_p),
         ("row", ctypes.c_void_p),
         ("score", ctypes.c_void_p),
+        ("queue", ctypes.c_void_p),
         ("tag", ctypes.c_int64),
         ("rows_cell", ctypes.c_int64),
         ("choice", ctypes.c_int64),
@@ -95,6 +122,7 @@ class Door(ctypes.Structure):
         ("format", ctypes.c_void_p),
         ("release", ctypes.c_void_p),
         ("powers", ctypes.c_void_p),
+        ("row", ctypes.c_void_p),
         ("ts_us", ctypes.c_int64),
         ("unit_length", ctypes.c_int64),
         ("id_length", ctypes.c_int64),
@@ -139,11 +167,16 @@ def library() -> ctypes.PyDLL:
         raise QuickUnavailable("the C request path was not built at installation (was there a C compiler?)")
     found = ctypes.PyDLL(str(path))
     found.coppice_quick_size.restype = ctypes.c_int64
-    sizes = [ctypes.sizeof(layout) for layout in (Feature, Arm, Endpoint, Block, Door)]
+    sizes = [ctypes.sizeof(layout) for layout in (Feature, Arm, Endpoint, Block, Door, Waiting, Batch)]
     if found.coppice_quick_abi() != ABI or sizes != [found.coppice_quick_size(n) for n in range(len(sizes))]:
         raise QuickUnavailable(f"{path.name}: is of another version; install again")
     found.coppice_quick.restype = ctypes.c_int64
     found.coppice_quick.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64]
+    found.coppice_quick_score.restype = found.coppice_quick_empty.restype = None
+    found.coppice_quick_score.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    found.coppice_quick_empty.argtypes = [ctypes.c_void_p]
+    found.coppice_quick_finish.restype = ctypes.c_int64
+    found.coppice_quick_finish.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     found.coppice_read_row.argtypes = [
         ctypes.c_void_p,
         ctypes.c_void_p,

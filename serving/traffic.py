@@ -57,6 +57,7 @@ class TrafficLog:
         self._flush_s = flush_s
         self._block = Block(block_rows)
         self._arena: Arena | None = None
+        self.renew_arena: Callable[[], None] = _no_arena  # of who has one: asks for the next
         self._tags: list[Tag] = []
         self._tag_numbers: dict[Tag, int] = {}
         self._queue: SimpleQueue[Rows | None] = SimpleQueue()
@@ -123,21 +124,21 @@ class TrafficLog:
         self.put(tag, ts_us, request_id, row, unit, features, scores[0], *rest)
 
     def arena(self, row_bytes: int) -> Arena:
-        """A fresh block for rows that C writes and numbers; the one before is handed over. Loop thread, as `put`."""
+        """A fresh block for rows that C writes and numbers. Loop thread, as `put`.
+
+        Both blocks are handed over together, so that what a crash costs is the newest rows and no others.
+        """
         if self._arena is not None and self._arena.count:
             self._hand_over(self._arena)
         self._arena = Arena(self._block_rows, row_bytes)
+        self._give_block()
         return self._arena
 
-    def tick(self) -> bool:
-        """Called a few times a second: hands over what has waited for `flush_s`, so that a quiet log is not stale.
-
-        Whether the arena has waited as long: its user asks for the next.
-        """
+    def tick(self) -> None:
+        """Called a few times a second: hands over what has waited for `flush_s`, so that a quiet log is not stale."""
         due = monotonic() - self._flush_s
-        if self._block.count and self._block.born <= due:
+        if any(block is not None and block.count and block.born <= due for block in (self._block, self._arena)):
             self._next_block()
-        return self._arena is not None and self._arena.count > 0 and self._arena.born <= due
 
     @property
     def crowded(self) -> bool:
@@ -154,8 +155,14 @@ class TrafficLog:
         return not self._thread.is_alive()
 
     def _next_block(self) -> None:
-        block, self._block = self._block, Block(self._block_rows)
-        self._hand_over(block)
+        self._give_block()
+        if self._arena is not None and self._arena.count:
+            self.renew_arena()
+
+    def _give_block(self) -> None:
+        if self._block.count:
+            block, self._block = self._block, Block(self._block_rows)
+            self._hand_over(block)
 
     def _hand_over(self, block: Rows) -> None:
         if self._queue.qsize() >= self._max_blocks:
@@ -281,6 +288,10 @@ class _SegmentFile:
         self._unsynced = False
         self._synced = monotonic()
         self._cells[page.FSYNCS] += 1
+
+
+def _no_arena() -> None:
+    raise AssertionError("nobody asked for an arena")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -91,7 +91,7 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     loop.add_signal_handler(signal.SIGTERM, stop.begin)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C reaches the supervisor too, which sends SIGTERM
     loop.add_reader(alive, stop.begin)
-    tasks = [asyncio.create_task(_beat(slot, log, door, server)), asyncio.create_task(flipper.follow())]
+    tasks = [asyncio.create_task(_beat(slot, log, server)), asyncio.create_task(flipper.follow())]
     await server.serve(sockets=[listener])
     for task in tasks:
         task.cancel()
@@ -131,7 +131,7 @@ def make_served(settings: Settings, door: Door, log: TrafficLog, slot: page.Slot
             door.quick.flip(paths)
 
     if settings.http == "direct" and door.edge is None and not settings.unit_field:
-        door.quick = Quick.of(log, slot, admission, max_body_bytes=settings.max_body_bytes)
+        door.quick = Quick.of(log, slot, admission, door.again, max_body_bytes=settings.max_body_bytes)
     return Served(learned, door.take, flip, Context.of(settings, log, slot, admission))
 
 
@@ -208,13 +208,12 @@ class _Stopper:
         self._server.should_exit = True
 
 
-async def _beat(slot: page.Slot, log: TrafficLog, door: Door, server: uvicorn.Server) -> None:
+async def _beat(slot: page.Slot, log: TrafficLog, server: uvicorn.Server) -> None:
     while True:
         if server.started and slot.state == page.STARTING:
             slot.state = page.READY
         slot.heartbeat_us = time_ns() // 1000
-        if log.tick() and door.quick is not None:
-            door.quick.renew()
+        log.tick()
         await asyncio.sleep(HEARTBEAT_S)
 
 

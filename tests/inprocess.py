@@ -29,6 +29,7 @@ from serving.worker import make_door, make_served
 
 T = TypeVar("T")
 PAUSE_S = 0.3
+CHEAP = Cost(1.0, 1.0)
 Answered = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 
@@ -103,13 +104,22 @@ class InProcess:
     def asgi(self, path: str, body: bytes | None, headers: dict[str, str]) -> Answered:
         return self._run(self._asgi(path, body, headers))
 
-    def replace_lane(self, name: str, predictor: Any) -> None:
-        """From now on the arm scores by that predictor, inline."""
+    def raw_together(self, sent: list[list[bytes]], *, quick: bool = True) -> list[bytes]:
+        """Each list is what one connection reads, piece by piece, in one iteration of the loop."""
+        kept = self._door.quick
+        self._door.quick = kept if quick else None
+        try:
+            return [transport.written for transport in self._run(self._together(sent))]
+        finally:
+            self._door.quick = kept
+
+    def replace_lane(self, name: str, predictor: Any, cost: Cost = CHEAP) -> None:
+        """From now on the arm scores by that predictor."""
         now = self.live.snapshot
         lane = Lane(
             predictor,
             self.loop,
-            cost=Cost(1.0, 1.0),
+            cost=cost,
             max_batch_rows=8,
             max_queue_rows=100,
             inline_budget_us=300,
@@ -117,6 +127,9 @@ class InProcess:
         )
         replaced = _with(now, {arm.name: arm for arm in now.arms}, name, lane)
         self.served.flip(self._release, {self._release.default: replaced})
+
+    def flip_again(self) -> None:
+        self.served.flip(self._release, {self._release.default: self.live.snapshot})
 
     @property
     def quick(self) -> Quick:
@@ -146,6 +159,22 @@ class InProcess:
 
     async def _serving(self, settings: Settings) -> Served:
         return make_served(settings, self._door, self.log, self.slot)
+
+    async def _together(self, sent: list[list[bytes]]) -> list[Capture]:
+        config = uvicorn.Config(self._app, http=direct(self._door), log_config=None, lifespan="off")
+        transports, connections = [], []
+        for _ in sent:
+            connections.append(direct(self._door)(config, uvicorn.Server(config).server_state, {}, self.loop))
+            transports.append(Capture())
+            connections[-1].connection_made(transports[-1])
+        for connection, pieces in zip(connections, sent, strict=True):
+            for piece in pieces:
+                connection.data_received(piece)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        for connection in connections:
+            connection.connection_lost(None)
+        return transports
 
     async def _raw(self, sent: bytes) -> Capture:
         config = uvicorn.Config(self._app, http=direct(self._door), log_config=None, lifespan="off")
@@ -231,7 +260,7 @@ def route(store: Path, model: str, arms: dict[str, str], shadow: str = "") -> No
 
 
 def _with(now: Snapshot, arms: dict[str, Arm], name: str, lane: Lane) -> Snapshot:
-    arms[name] = msgspec.structs.replace(arms[name], lane=lane, inline=True)
+    arms[name] = msgspec.structs.replace(arms[name], lane=lane, inline=lane.reason == "inline")
     champion = arms["champion"]
     for each, arm in arms.items():
         if arm.fallback is not None:

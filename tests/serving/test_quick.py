@@ -24,8 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inprocess import InProcess, route
 
+from compile.bundle import locate
+from compile.runtime import open_predictor
 from monitoring.lake import compact, window
 from serving import page, quick_layout
+from serving.cost import Cost
 from serving.decoding import decoder
 from serving.errors import RequestRefused
 from serving.quick_rows import QuickRows
@@ -305,6 +308,69 @@ def test_where_the_loop_is_late_python_decides(asked: InProcess) -> None:
     assert not taken
     assert asked.raw(request)
     assert taken
+
+
+@pytest.fixture
+def batching(asked: InProcess, release: Release) -> InProcess:
+    """Its arms' models are as if a batch paid: their rows wait for each other, eight at most."""
+    for arm, bundle in asked.live.snapshot.routes.arms.items():
+        asked.replace_lane(arm, open_predictor(locate(release.store, bundle)), Cost(50.0, 1.0))
+    assert {arm.lane.reason for arm in asked.live.snapshot.arms} == {"tick"}
+    return asked
+
+
+def together(count: int, seed: int) -> list[list[bytes]]:
+    """What `count` connections read at once; every fifth sends a second request behind its first."""
+    sent = []
+    for n, row in enumerate(mixed_rows(count, seed)):
+        lines = (b"x-unit: u%d" % n, b"x-request-id: r%d-%d" % (seed, n))
+        path = b"/predict/ab" if n % 3 else b"/predict"
+        sent.append([head(path, mixed_body(row), *lines)] * (2 if n % 5 == 0 else 1))
+    return sent
+
+
+def test_rows_that_wait_for_each_other_are_answered_as_alone(batching: InProcess) -> None:
+    taken = counting(batching)
+    cells = batching.slot.cells
+    for seed, count in enumerate((1, 2, 7, 8, 9, 40, 100)):
+        sent = together(count, seed)
+        rows, requests_ok = cells[page.ROWS], cells[page.REQUESTS_2XX]
+        quick = batching.raw_together(sent)
+        asked_for = sum(map(len, sent))
+        assert (cells[page.ROWS] - rows, cells[page.REQUESTS_2XX] - requests_ok) == (asked_for, asked_for)
+        for ours, theirs in zip(quick, batching.raw_together(sent, quick=False), strict=True):
+            assert CHANGING.sub(b"", ours) == CHANGING.sub(b"", theirs)
+            assert ours.count(b"HTTP/1.1 200") >= 1
+    assert len(taken) > 150
+    batching.finish()
+    compact(batching.traffic, batching.traffic / "lake")
+    logged = window(batching.traffic / "lake", "mixed").to_pylist()
+    assert max(row["batch_rows"] for row in logged) == 8
+    assert len({row["seq"] for row in logged}) == len(logged) == cells[page.ROWS_LOGGED]
+
+
+def test_a_score_that_can_not_be_told_is_left_to_python(batching: InProcess) -> None:
+    """In the midst of a batch, whose other rows are answered by C."""
+    lane = batching.live.snapshot.champion.lane
+    assert lane.native is not None
+    call = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32)
+    scores = (ctypes.c_double * 8).from_address(lane.native.scores)
+
+    def run(_: int, count: int) -> None:
+        scores[:count] = [math.inf if n == 1 else math.nan if n == 3 else 0.25 for n in range(count)]
+
+    spoiled = call(run)
+    address = ctypes.cast(spoiled, ctypes.c_void_p).value
+    lane.native = lane.native._replace(function=address or 0)
+    batching.flip_again()
+    sent = [[head(b"/predict", mixed_body(row), b"x-request-id: r%d" % n)] for n, row in enumerate(mixed_rows(5, 3))]
+    got = batching.raw_together(sent)
+    right = batching.raw_together(sent, quick=False)
+    for n in range(5):
+        assert (b'"probability":0.25' in got[n]) == (n not in (1, 3))
+        assert got[n].startswith(b"HTTP/1.1 200")
+    for n in (1, 3):
+        assert CHANGING.sub(b"", got[n]) == CHANGING.sub(b"", right[n])
 
 
 @pytest.fixture(scope="module")
