@@ -22,6 +22,11 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("training.cli:train", "Train", "Train, evaluate and register a model."),
     "models": Verb("training.cli:models", "Train", "List the registered models, their aliases and figures."),
+    "models list": Verb("training.cli:models", "Train", "The same as `models`."),
+    "models show": Verb("training.registry_cli:show", "Train", "Say what a registered version is."),
+    "models alias": Verb("training.registry_cli:alias", "Train", "Point an alias at a version, or remove it."),
+    "models diff": Verb("training.registry_cli:diff", "Train", "How two registered versions differ."),
+    "models lineage": Verb("training.registry_cli:lineage", "Train", "Where a version or bundle came from."),
     "models sync": Verb("serving.aliases:sync_models", "Train", "Set the registry's aliases to what the routes say."),
     "simulate": Verb("training.cli:simulate", "Train", "Rows of the built-in churn world, drifted or not."),
     "compile": Verb(

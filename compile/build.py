@@ -51,6 +51,7 @@ def build_bundle(
     threshold: float = 0.5,
     reference: Path | None = None,
     card: str | None = None,
+    pictures: Mapping[str, bytes] | None = None,
     lineage: Mapping[str, str] | None = None,
     backends: Collection[BackendName] = BACKENDS,
     cross_check: bool = True,
@@ -75,6 +76,7 @@ def build_bundle(
         files[bundle.REFERENCE] = reference.read_bytes()
     if card is not None:
         files[bundle.CARD] = with_parity(card, proven.manifest).encode()
+        files |= pictures or {}
     return bundle.write(Path(out), proven.manifest, files, measured)
 
 

@@ -9,7 +9,7 @@
       converted.onnx      optional, and alone: a model that only skl2onnx converts: the backend `skl2onnx`
       probe.npz           awkward rows and what the trained model answered to them (`compile.probe`)
       reference.parquet   optional: a training sample with predictions, what drift is measured against
-      model_card.md       optional
+      model_card.md       optional; with the pictures that it shows, *.png
       measured.json       what was measured on the machine that built it; outside the digest, so that the same inputs
                           give the same digest
       model.sig           optional: the signature over every other file, `measured.json` too (`compile.signing`)

@@ -81,6 +81,7 @@ def compile_model(
             threshold=shelf.threshold,
             reference=shelf.reference,
             card=shelf.card,
+            pictures=shelf.pictures,
             lineage=shelf.lineage,
             backends=wanted,
             cross_check=cross_check,

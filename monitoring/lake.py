@@ -260,13 +260,17 @@ def _ends_torn(segment: Segment) -> bool:
 
 
 def _exists(pid: int) -> bool:
+    """Whether it may still write: one that has ended, and whose parent has not asked for its status yet, may not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][:1] != "Z"
+    except OSError:  # gone meanwhile, or a system without /proc
+        return not Path("/proc/self/stat").exists()
 
 
 @contextmanager

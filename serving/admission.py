@@ -2,7 +2,9 @@
 
 A request's deadline is its arrival plus the smaller of `COPPICE_DEADLINE_MS` and its header `x-request-timeout-ms`. It is
 held against what the lane's queue will take, by the lane's own measured cost, and against how late the event loop runs: what
-arrives then has waited in the socket already, unseen. Rows that wait in a lane meet their deadline again when they leave it.
+arrives then has waited in the socket already, unseen; but no longer than since its connection was answered last. (Of more
+than 1,024 connections that always have something to read, libuv reads for a second and longer before it looks at a timer, and
+none of them has waited for that.) Rows that wait in a lane meet their deadline again when they leave it.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ class Admission:
         self._deadline_ns = deadline_ms * 1_000_000
         self.lag_ns = 0
         self._due = perf_counter_ns() + MAX_LAG_NS  # when the next probe should run
-        half_ns = min(self._deadline_ns or MAX_LAG_NS, MAX_LAG_NS) // 2
-        self.lateness = (ctypes.c_int64 * 3)(self._due, 0, half_ns)  # for quick.c, which asks no more where it is late
+        most_ns = min(self._deadline_ns or MAX_LAG_NS, MAX_LAG_NS) * 4 // 5
+        self.lateness = (ctypes.c_int64 * 3)(self._due, 0, most_ns)  # for quick.c, which asks no more where it is late
         self.strict = deadline_ms > 0  # there is something to ask, even of a request that sets no timeout
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -38,15 +40,18 @@ class Admission:
         self._due = self.lateness[0] = perf_counter_ns() + int(PROBE_S * 1e9)
         loop.call_later(PROBE_S, self._probe, loop)
 
-    def admit(self, timeout: bytes, arrived: int, lane: Lane) -> int:
+    def admit(self, timeout: bytes, arrived: int, lane: Lane, since: int = 0) -> int:
         """The deadline by perf_counter_ns, 0 for none. Raises RequestRefused for a malformed timeout, else Overloaded."""
-        return self.admit_many(timeout, arrived, ((lane, 1),), 0.0)
+        return self.admit_many(timeout, arrived, ((lane, 1),), 0.0, since)
 
-    def admit_many(self, timeout: bytes, arrived: int, wanted: Iterable[tuple[Lane, int]], besides_us: float) -> int:
+    def admit_many(
+        self, timeout: bytes, arrived: int, wanted: Iterable[tuple[Lane, int]], besides_us: float, since: int = 0
+    ) -> int:
         """`admit`, of a request that wants so many rows of each lane, one lane after the other, and `besides_us` more."""
         budget_ns = self._budget(timeout)
         now = perf_counter_ns()
         lag_ns = max(self.lag_ns, now - self._due)  # a probe that is due and did not run tells as much
+        lag_ns = min(lag_ns, max(0, arrived - since))
         if lag_ns > min(budget_ns or MAX_LAG_NS, MAX_LAG_NS):
             raise LoopLate("the server is behind; this request would be answered too late")
         for lane, rows in wanted:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.admin import Admin, add_admin
 from serving.answers import Answer, failed, plain
 from serving.batch import add_batch
+from serving.card_page import add_card
 from serving.documentation import openapi_of
 from serving.door import Door
 from serving.edge import EdgeApp
@@ -52,7 +54,12 @@ class Health:
 
 
 def create(
-    served: Served, door: Door, health: Health, admin: Admin | None = None, outcomes: OutcomeLog | None = None
+    served: Served,
+    door: Door,
+    health: Health,
+    admin: Admin | None = None,
+    outcomes: OutcomeLog | None = None,
+    store: Path | None = None,
 ) -> ASGIApp:
     """The application of one worker. Every answer is counted and, while draining, says `connection: close`."""
     app = FastAPI(
@@ -72,6 +79,8 @@ def create(
     add_invocations(app, served, health.ready)
     if outcomes is not None:
         add_feedback(app, outcomes, served.many)
+    if store is not None:
+        add_card(app, served, store)
     if admin is not None:
         add_admin(app, admin)
     _add_errors(app)
@@ -120,6 +129,8 @@ def _twin(path: str, door: Door) -> Callable[[Request], Awaitable[Response]]:
 
 class _Reply:
     """Where a score that is not ready at once arrives. `disconnected` tells its lane that nobody waits any more."""
+
+    since = 0
 
     def __init__(self) -> None:
         self.disconnected = False

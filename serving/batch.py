@@ -17,7 +17,6 @@ A row that the schema refuses makes the whole request a 422 that names row and f
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter_ns, time_ns
@@ -35,8 +34,9 @@ from serving.columns import parse, rows_of_columns, rows_of_objects
 from serving.errors import ContentTypeRefused, FieldRefused, RequestRefused
 from serving.heads import JSON_TYPES, named_headers
 from serving.live import Snapshot
-from serving.many import Context, sane_id, score_many
-from serving.responses import AnswerResponse, no_model, read_content, told_length
+from serving.many import Context, sane_id
+from serving.question import Question, answer_question
+from serving.responses import AnswerResponse, no_model, told_length
 from serving.scoring import MAX_UNIT_BYTES, unit_finder
 from serving.served import Served
 from serving.tables import READERS
@@ -45,8 +45,6 @@ from training.features import Feature, FeatureSchema
 logger = logging.getLogger("coppice")
 
 PATHS = ("/predict/batch", "/v1/models/{model}/predict/batch")
-LOOP_BYTES = 1 << 15  # a body up to this is decoded on the loop: less than a slice of it
-LOOP_ROWS = 500  # an answer up to this is spelled there
 
 
 class Rows(NamedTuple):
@@ -54,22 +52,6 @@ class Rows(NamedTuple):
 
     rows: list[bytes]
     units: list[bytes]
-
-
-class Watcher:
-    """Whether the client is still there. To be made when the body has been read."""
-
-    def __init__(self, request: Request) -> None:
-        self.disconnected = False
-        self._gone = asyncio.ensure_future(request.receive())
-        self._gone.add_done_callback(self._look)
-
-    def stop(self) -> None:
-        self._gone.cancel()
-
-    def _look(self, gone: asyncio.Future[Any]) -> None:
-        if not gone.cancelled() and gone.exception() is None:
-            self.disconnected = gone.result()["type"] == "http.disconnect"
 
 
 def add_batch(app: FastAPI, served: Served) -> None:
@@ -112,22 +94,16 @@ async def _answer(
     arrived: int,
 ) -> Answer:
     split, shape = _asked(request)
-    read = _reader(context, now, content_type, context.unit_field if split and not unit else "")
-    body = await read_content(request, context.max_bytes, context.thread)
-    watcher = Watcher(request)
-    try:
-        loop = asyncio.get_running_loop()
-        aside = len(body) > LOOP_BYTES
-        rows, units = await loop.run_in_executor(context.thread, read, body) if aside else read(body)
-        many = await score_many(
-            context, now, None if split else now.champion, rows,
-            request_id=request_id, unit=unit, timeout=timeout, arrived=arrived, asker=watcher, units=units,
-        )  # fmt: skip
-        if len(rows) <= LOOP_ROWS:
-            return answer_of(now, many, split, shape)
-        return await loop.run_in_executor(context.thread, answer_of, now, many, split, shape)
-    finally:
-        watcher.stop()
+    decode = _reader(context, now, content_type, context.unit_field if split and not unit else "")
+
+    def read(body: bytes) -> Question:
+        rows, units = decode(body)
+        return Question(rows, lambda many: answer_of(now, many, split, shape), units=units)
+
+    arm = None if split else now.champion
+    return await answer_question(
+        context, request, now, arm, read, request_id=request_id, unit=unit, timeout=timeout, arrived=arrived
+    )
 
 
 def _asked(request: Request) -> tuple[bool, str]:

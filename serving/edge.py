@@ -54,6 +54,10 @@ class Through:
     def disconnected(self) -> bool:
         return self._reply.disconnected
 
+    @property
+    def since(self) -> int:
+        return self._reply.since
+
     def __call__(self, answer: Answer) -> None:
         self._reply(self._change(answer))
 

@@ -7,26 +7,23 @@ may be compressed (gzip, deflate), and so may an answer of `WORTH_BYTES` or more
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import logging
 import zlib
 from collections.abc import Callable
 from time import perf_counter_ns, time_ns
-from typing import NamedTuple
 
 import msgspec
 from fastapi import Request
 from fastapi.responses import Response
 
 from serving.answers import STATUS_OF, Answer, plain
-from serving.batch import LOOP_BYTES, LOOP_ROWS, Watcher
-from serving.compressed import inflate
-from serving.errors import BodyTooLarge, RequestRefused
+from serving.errors import RequestRefused
 from serving.heads import named_headers
 from serving.live import Arm, Snapshot
-from serving.many import Context, Many, sane_id, score_many
-from serving.responses import AnswerResponse, read_body
+from serving.many import Context, sane_id
+from serving.question import Question, Read, answer_question
+from serving.responses import AnswerResponse, told_length
 
 logger = logging.getLogger("coppice")
 
@@ -34,16 +31,6 @@ WORTH_BYTES = 1024  # below this, compressing costs more than it saves
 BROKEN = "internal error; the server's log has the cause"
 
 
-class Question(NamedTuple):
-    """A body, read: its rows as `Decode` makes them, and what writes the answer. `timeout` as x-request-timeout-ms."""
-
-    rows: list[bytes]
-    write: Callable[[Many], Answer]
-    timeout: bytes = b""
-
-
-Read = Callable[[bytes], Question]
-"""Of a body; any thread. Raises RequestRefused."""
 Refuse = Callable[[int, str, bytes], Answer]
 """(status, message, request id) -> the refusal, as the protocol spells it"""
 
@@ -53,7 +40,7 @@ async def exchange(context: Context, request: Request, now: Snapshot, arm: Arm, 
     arrived = perf_counter_ns()
     request_id = sane_id(context, named_headers(request.headers.raw)[0], time_ns() // 1000)
     try:
-        with context.body(request.headers.get("content-length")):
+        with context.body(told_length(request)):
             answer = await _answer(context, request, now, arm, read, request_id, arrived)
     except RequestRefused as refused:
         answer = refuse(status_of(refused), refused.message, request_id)
@@ -95,28 +82,12 @@ async def _answer(
     context: Context, request: Request, now: Snapshot, arm: Arm, read: Read, request_id: bytes, arrived: int
 ) -> Answer:
     _, unit, _, timeout, _ = named_headers(request.headers.raw)
-    encoding = request.headers.get("content-encoding", "").encode("latin-1")
     accepted = request.headers.get("accept-encoding", "")
-    body, received = await read_body(request, context.max_bytes)
-    if received > context.max_bytes:
-        raise BodyTooLarge.over(context.max_bytes)
-    watcher = Watcher(request)
-    try:
-        loop = asyncio.get_running_loop()
 
-        def question() -> Question:
-            return read(inflate(body, encoding, context.max_bytes))
+    def read_it(body: bytes) -> Question:
+        asked = read(body)
+        return asked._replace(write=lambda many: compressed(asked.write(many), accepted))
 
-        aside = encoding or len(body) > LOOP_BYTES
-        asked = await loop.run_in_executor(context.thread, question) if aside else question()
-        many = await score_many(
-            context, now, arm, asked.rows,
-            request_id=request_id, unit=unit, timeout=timeout or asked.timeout, arrived=arrived, asker=watcher,
-        )  # fmt: skip
-
-        def spelled() -> Answer:
-            return compressed(asked.write(many), accepted)
-
-        return await loop.run_in_executor(context.thread, spelled) if len(asked.rows) > LOOP_ROWS else spelled()
-    finally:
-        watcher.stop()
+    return await answer_question(
+        context, request, now, arm, read_it, request_id=request_id, unit=unit, timeout=timeout, arrived=arrived
+    )

@@ -26,12 +26,13 @@ from serving import oip_infer, sagemaker
 from serving.answers import Answer, plain
 from serving.batch_answers import marked
 from serving.columns import rows_of_columns
-from serving.exchange import Question, exchange, refuse_v2
+from serving.exchange import exchange, refuse_v2
 from serving.frames import parsed, rows_of_csv, rows_of_mlflow
 from serving.lanes import Scores
 from serving.live import Snapshot
 from serving.many import Context, Many
 from serving.predictions import plain_numbers
+from serving.question import Question
 from serving.responses import AnswerResponse, no_model
 from serving.served import Served
 from serving.tables import READERS

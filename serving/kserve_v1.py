@@ -16,10 +16,11 @@ from starlette.exceptions import HTTPException
 from serving.answers import Answer, plain
 from serving.batch_answers import marked
 from serving.errors import BodyMalformed
-from serving.exchange import Question, exchange, refuse_v2
+from serving.exchange import exchange, refuse_v2
 from serving.frames import parsed, rows_of_instances
 from serving.many import Many
 from serving.predictions import plain_numbers
+from serving.question import Question
 from serving.responses import AnswerResponse, no_model
 from serving.served import Served
 

@@ -121,7 +121,6 @@ class Lane:
         self._waiting: list[Waiting] = []
         self._running = 0  # rows of the batch that the thread has
         self._pace = 1.0  # what calls take, as a multiple of the measured cost: a moving average
-        self._learned = perf_counter_ns()
         self._flushing = False
         self._lock = Lock()  # of what waits, and of who takes it next
         self._thread = ThreadPoolExecutor(1, "lane") if self.reason == "busy" else None
@@ -150,14 +149,15 @@ class Lane:
 
     def wait_us(self, rows: int = 1) -> float:
         """When the last of `rows` that came now would be scored, in µs from now, by the cost as it is of late."""
-        ahead = len(self._waiting) + self._running + rows
+        before = len(self._waiting) + self._running
+        ahead = before + rows
         calls = -(-ahead // self._max_batch_rows)
-        return self._present_pace() * (calls * self.cost.fixed_us + ahead * self.cost.row_us)
+        return self._pace_for(idle=not before) * (calls * self.cost.fixed_us + ahead * self.cost.row_us)
 
     def rows_within(self, us: float) -> int:
         """How many rows one call scores in `us`; at least 1, and no more than a call may have."""
-        each = max(self.cost.row_us, 0.01) * self._present_pace()
-        return max(1, min(self._max_batch_rows, int((us - self.cost.fixed_us * self._present_pace()) / each)))
+        each = max(self.cost.row_us, 0.01) * self._pace
+        return max(1, min(self._max_batch_rows, int((us - self.cost.fixed_us * self._pace) / each)))
 
     def refuse_if_full(self) -> None:
         if len(self._waiting) >= self._max_queue_rows:
@@ -215,7 +215,9 @@ class Lane:
             if not batch:
                 return
             started = perf_counter_ns()
-            self._loop.call_soon_threadsafe(self._deliver, batch, started, *self._score(_rows_of(batch)))
+            scored = self._score(_rows_of(batch))
+            self._running = 0  # before it is told: who asks on hearing the answer finds the lane idle
+            self._loop.call_soon_threadsafe(self._deliver, batch, started, *scored)
 
     def _take(self) -> tuple[list[Waiting], list[Waiting]]:
         """The next batch, without the late and the gone, which are the second list. Both empty: nothing waits.
@@ -228,7 +230,9 @@ class Lane:
         unscored: list[Waiting] = []
         taken = 0
         soonest = math.inf  # of the batch's deadlines
-        fixed_ns, row_ns = (1000 * self._present_pace() * us for us in self.cost)
+        alone = len(self._waiting) == 1 and not self._running
+        pace = self._pace_for(idle=alone)
+        fixed_ns, row_ns = (1000 * pace * us for us in self.cost)
         for waiting in self._waiting:
             if len(batch) == self._max_batch_rows:
                 break
@@ -244,10 +248,9 @@ class Lane:
         del self._waiting[:taken]
         return batch, unscored
 
-    def _present_pace(self) -> float:
-        """Forgotten where nothing was scored of late: what is refused for a pace would otherwise never show a better one."""
-        idle_s = (perf_counter_ns() - self._learned) / 1e9
-        return self._pace if idle_s < 1 else 1.0 + (self._pace - 1.0) * 0.5 ** min(idle_s, 100.0)
+    def _pace_for(self, *, idle: bool) -> float:
+        """An idle lane takes a row at its measured cost at most: what a slow call's pace refuses never shows a better one."""
+        return min(1.0, self._pace) if idle else self._pace
 
     def _score(self, rows: Sequence[bytes]) -> tuple[list[Scores], int]:
         """The scores and the µs they took. Only one thread is ever in here: the lane's own, or the loop's."""
@@ -280,7 +283,6 @@ class Lane:
         """One call in ten is forgotten in ten; a single slow one (a page fault, a neighbour) moves little."""
         expected = self.cost.fixed_us + rows * self.cost.row_us
         if expected > 0:
-            self._learned = perf_counter_ns()
             self._pace += 0.1 * (min(max(us / expected, 0.1), 100.0) - self._pace)
 
 

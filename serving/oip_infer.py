@@ -21,10 +21,10 @@ from serving.answers import Answer
 from serving.batch_answers import marked
 from serving.columns import Column, rows_of_columns, rows_of_matrix
 from serving.errors import BodyMalformed, FieldRefused
-from serving.exchange import Question, Read
 from serving.live import Arm, Snapshot
 from serving.many import Many
 from serving.predictions import Output, outputs_of, scores_of
+from serving.question import Question, Read
 from serving.tensors import BOOL, BYTES, from_bytes, from_json, to_bytes
 from training.features import FeatureSchema
 

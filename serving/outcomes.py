@@ -22,18 +22,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from time import monotonic
 from typing import NamedTuple
 
 import msgspec
 
 from serving import page
+from serving.appending import Appending
 from serving.errors import NotWritten
 from serving.segments import Segment, frame
 
@@ -129,7 +128,9 @@ class OutcomeLog:
         self._loop = loop
         self._waiting = 0
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
-        file = _File(folder, self.writer, rotate_bytes=rotate_bytes, rotate_s=rotate_s)
+        file = _File(
+            Appending(folder, self.writer, suffix=".out", magic=MAGIC, rotate_bytes=rotate_bytes, rotate_s=rotate_s)
+        )
         self._thread = Thread(target=self._write, args=(file,), name="outcomes", daemon=True)
         self._thread.start()
 
@@ -204,85 +205,55 @@ class _File:
     """The file being appended to. What a disk refuses leaves no trace, and the next block tries again, in a new file where
     the present one is not to be trusted."""
 
-    def __init__(self, folder: Path, writer: str, *, rotate_bytes: int, rotate_s: float) -> None:
-        self._folder = folder
-        self._writer = writer
-        self._rotate_bytes = rotate_bytes
-        self._rotate_s = rotate_s
-        self._number = 0
-        self._handle = -1
-        self._path = Path()
-        self._size = 0
-        self._opened = 0.0
+    def __init__(self, file: Appending) -> None:
+        self._file = file
 
     def append(self, payload: bytes) -> str:
         """The block, whole and synced: the empty string, or why not."""
+        file = self._file
+        fresh = not file.is_open
+        acknowledged = 0 if fresh else file.size
         try:
-            if self._handle < 0:
-                self._open()
-            block = frame(payload)
-            self._write_whole(block)
-            os.fsync(self._handle)
-            self._size += len(block)
+            file.append(frame(payload))
+            if fresh:
+                file.sync_name()
+            file.sync()
         except OSError as refused:
-            logger.error("outcomes: %s: %s", self._path, refused.strerror)
-            self._undo()
+            logger.error("outcomes: %s: %s", file.path, refused.strerror)
+            self._undo(acknowledged)
             return refused.strerror or "the disk refused"
         return ""
 
     def keep_up(self) -> None:
         """Rotate by size and age."""
-        if self._handle >= 0 and (self._size >= self._rotate_bytes or monotonic() - self._opened >= self._rotate_s):
+        if self._file.is_due:
             self.seal()
 
     def seal(self) -> None:
-        """Rename to sealed/: every block of it is synced already."""
-        if self._handle < 0:
+        """Every block of it is synced already."""
+        if not self._file.is_open:
             return
-        os.close(self._handle)
-        self._handle = -1
         try:
-            sealed = self._folder / "sealed"
-            sealed.mkdir(parents=True, exist_ok=True)
-            self._path.rename(sealed / self._path.name)
-            for folder in (sealed, self._path.parent):
-                _sync_folder(folder)
+            self._file.seal()
         except OSError as refused:
-            logger.error("outcomes: could not seal %s: %s; it is read where it is", self._path, refused.strerror)
+            logger.error("outcomes: could not seal %s: %s; it is read where it is", self._file.path, refused.strerror)
 
-    def _open(self) -> None:
-        self._path = self._folder / "open" / f"{self._writer}-{self._number:06d}.out"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        self._number += 1
-        self._size = 0
-        self._opened = monotonic()
-        self._write_whole(MAGIC)
-        self._size = len(MAGIC)
-        _sync_folder(self._path.parent)
-
-    def _write_whole(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._handle, view) :]
-
-    def _undo(self) -> None:
+    def _undo(self, acknowledged: int) -> None:
         """Back to what was acknowledged. After a refused fsync nobody knows what the file holds beyond that, so the next
         block begins another."""
-        if self._handle < 0:
+        file = self._file
+        if not file.is_open:
             return
         try:
-            os.ftruncate(self._handle, self._size)
-            if self._size > len(MAGIC):
+            if acknowledged:
+                file.cut(acknowledged)
                 self.seal()
             else:
-                os.close(self._handle)
-                self._handle = -1
-                self._path.unlink()
+                file.discard()
         except OSError:
-            logger.exception("outcomes: %s keeps a block that was not acknowledged", self._path)
-            os.close(self._handle)
-            self._handle = -1
+            logger.exception("outcomes: %s keeps a block that was not acknowledged", file.path)
+            if file.is_open:
+                file.close()
 
 
 def _read(path: Path) -> list[Outcome]:
@@ -297,11 +268,3 @@ def _read(path: Path) -> list[Outcome]:
     except FileNotFoundError:
         pass  # sealed since it was listed
     return outcomes
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

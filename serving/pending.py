@@ -26,20 +26,22 @@ class NoEvent:
 class Pending:
     """The reply of one direct request; stands in for uvicorn's RequestResponseCycle while it is outstanding."""
 
-    __slots__ = ("_connection", "arrived", "ask", "disconnected", "keep_alive", "response_complete")
+    __slots__ = ("_connection", "arrived", "ask", "disconnected", "keep_alive", "response_complete", "since")
     message_event = NoEvent()
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.arrived = 0
+        self.since = 0
         self.keep_alive = True
         self.ask: Callable[[Pending], Answer | None] | None = None  # where its turn has not come yet
         self.response_complete = False
         self.disconnected = False  # nobody waits for the answer any more
 
-    def of(self, arrived: int, keep_alive: bool) -> Pending:
+    def of(self, arrived: int, keep_alive: bool, since: int = 0) -> Pending:
         """Of the request that is being answered. One that was not kept waiting leaves it to the next."""
         self.arrived = arrived
+        self.since = since
         self.keep_alive = keep_alive
         return self
 

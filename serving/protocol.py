@@ -126,7 +126,7 @@ class _Direct(QuickProtocol):
         keep_alive = self.parser.should_keep_alive()
         if not keep_alive:
             self._end()
-        pending = self._spare.of(self._arrived, keep_alive)
+        pending = self._spare.of(self._arrived, keep_alive, self._active_ns)
         cycle = self.cycle
         if (cycle is not None and not cycle.response_complete) or self.flow.write_paused:
             self._wait_in_line(pending, self._asked(score))

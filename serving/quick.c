@@ -40,9 +40,11 @@ static char *put_ms(char *out, int64_t us) {
 }
 
 /* Is the loop so late that the request's deadline has to be looked at? */
-static int is_late(const door *d, int64_t now) {
-    int64_t due = now - d->lateness[0], last = d->lateness[1];
-    return (due > last ? due : last) > d->lateness[2];
+static int is_late(const door *d, int64_t now, int64_t since) {
+    int64_t due = now - d->lateness[0], late = d->lateness[1];
+    if (due > late) late = due;
+    if (now - since < late) late = now - since;
+    return late > d->lateness[2];
 }
 
 /* 14 hex digits of µs, the mark, 6 hex digits of a count whose upper half is ours: serving.scoring.id_maker. */
@@ -133,10 +135,10 @@ static void remember(door *d, int64_t asked, int64_t answering, const double *ro
 }
 
 /* Answer, log and count a scored row: the length of the answer in `out`, negative where the block of rows has no room for
-   the next; 0 where the score can't be told, and then nothing has changed. */
+   the next; 0 where the score can't be told (or the caller left a full block), and then nothing has changed. */
 static int64_t finish(door *d, const endpoint *p, const arm *a, int64_t arrived, int64_t ts_us, text id, text unit,
                       const scored *s) {
-    if (!isfinite(s->score)) return 0;
+    if (!isfinite(s->score) || !has_room(d)) return 0;
     char *digits = d->format(s->score, 'r', 0, 2, 0); /* 2: Py_DTSF_ADD_DOT_0, as repr does */
     if (!digits) return 0;
     int64_t written = answer(d, a, id, s, (text){digits, (int64_t)strlen(digits)});
@@ -165,11 +167,12 @@ static int64_t wait_in(batch *b, const door *d, const request *r, const arm *a, 
     return WAITS + b->number;
 }
 
-/* What `finish` says; or 0: this request is for Python, and nothing has changed; or WAITS and the batch's number. */
-EXPORT int64_t coppice_quick(door *d, const char *data, int64_t length) {
+/* What `finish` says; or 0: this request is for Python, and nothing has changed; or WAITS and the batch's number.
+   `since`: when the connection was answered last. */
+EXPORT int64_t coppice_quick(door *d, const char *data, int64_t length, int64_t since) {
     int64_t arrived = now_ns(CLOCK_MONOTONIC);
     request r;
-    if (is_late(d, arrived) || !coppice_head(d, data, data + length, &r)) return 0;
+    if (is_late(d, arrived, since) || !coppice_head(d, data, data + length, &r)) return 0;
     int64_t ts_us = now_ns(CLOCK_REALTIME) / 1000;
     int64_t own_id = r.id.length == 0;
     if (own_id) r.id = new_id(d, ts_us);

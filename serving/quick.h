@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define COPPICE_QUICK_ABI 1
+#define COPPICE_QUICK_ABI 2
 #define WAITS INT64_MIN /* and the batch's number: the answer comes with those of the batch */
 #define MAX_ID 128
 #define MAX_UNIT 128 /* one block of the hash; a longer unit goes through Python */

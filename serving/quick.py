@@ -1,8 +1,9 @@
 """The usual scoring request in one call of C (quick.h): laid out here at each flip, called by `serving.protocol`.
 
 What C can't or won't judge goes through `serving.scoring` as if C had not been asked; the two are held equal by
-tests/serving/test_quick.py. A path is C's where the body names no unit, the schema's names are plain ASCII, and the model
-has one output; an arm, where one call of the kernel scores it on the loop within `HELD_US`.
+tests/serving/test_quick.py. A path is C's where the body names no unit and the schema's names are plain ASCII; an arm, where
+its model has one output and one call of the kernel scores it on the loop: at once where that takes at most `HELD_US`, and
+where a batch pays, together with the rows that arrive within one iteration of the loop.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Batch:
 
 
 class Quick:
-    """One worker's. `answer(address, data, length)` is the C call; loop thread only."""
+    """One worker's. `answer(address, data, length, since)` is the C call; loop thread only."""
 
     def __init__(
         self, log: TrafficLog, slot: page.Slot, admission: Admission, again: Again, *, max_body_bytes: int
@@ -105,7 +106,7 @@ class Quick:
         self._door.endpoints, self._door.endpoint_count = array_of(quick_layout.Endpoint, laid, keep), len(laid)
         self._laid, self._asked, self._paths = keep, list(mine.values()), list(mine)
         self.shadowed = any(snapshot.shadows for snapshot, _ in self._asked)
-        widest = max((8 * rows.width for rows in (asked[0].quick for asked in self._asked) if rows), default=0)
+        widest = max((8 * rows.width for rows in (snapshot.quick for snapshot, _ in self._asked) if rows), default=0)
         if widest > self._arena.row_bytes:
             self._door.row_bytes = widest
             self.renew()
@@ -148,18 +149,23 @@ class Quick:
             return
         layout = address(batch.layout)
         self._library.coppice_quick_score(self.address, layout)
-        for place, (pending, data) in enumerate(askers):
-            length = self._library.coppice_quick_finish(self.address, layout, place)
-            if not length:
-                self._ask_again(batch, place, pending, data)
-                continue
-            content = self.out[: abs(length)]
-            if length < 0 or self.shadowed:
-                self.after_answer(length)
-            pending.laid_out(content)
-        self._library.coppice_quick_empty(layout)
+        try:
+            for place, (pending, data) in enumerate(askers):
+                self._answer_one(batch, place, pending, data)
+        finally:  # the next row to wait must have the place that its asker has
+            self._library.coppice_quick_empty(layout)
         waited_us = (batch.layout.began - batch.first_decoded()) // 1000
         batch.lane.count(len(askers), waited_us, batch.layout.score_us)
+
+    def _answer_one(self, batch: Batch, place: int, pending: Pending, data: bytes) -> None:
+        length = self._library.coppice_quick_finish(self.address, address(batch.layout), place)
+        if not length:
+            self._ask_again(batch, place, pending, data)
+            return
+        content = self.out[: abs(length)]
+        if length < 0 or self.shadowed:
+            self.after_answer(length)
+        pending.laid_out(content)
 
     def _ask_again(self, batch: Batch, place: int, pending: Pending, data: bytes) -> None:
         """Python, of a row whose score can't be told: it knows what becomes of such."""
@@ -198,13 +204,14 @@ class Quick:
             return quick_layout.Arm()
         if arm.inline and cost.fixed_us + cost.row_us > HELD_US:
             return quick_layout.Arm()
-        keep.append(native)
+        batch = None if arm.inline else self._batch(arm.lane, native)
+        keep += [native, batch]
         laid = quick_layout.Arm(
             run=native.function,
             plan=native.handle,
             row=native.rows,
             score=native.scores,
-            queue=0 if arm.inline else address(self._batch(arm.lane, native).layout),
+            queue=0 if batch is None else address(batch.layout),
             tag=arm.tag,
             rows_cell=arm.rows_cell,
             choice=CHOICES.index(words.choice),

@@ -14,7 +14,7 @@ from typing import Any
 
 from serving.arena import Layout as Block
 
-ABI = 1
+ABI = 2
 MAX_WIDTH = 1024
 MAX_ID = MAX_UNIT = 128
 WAITS = -(1 << 63)  # and a batch's number: what `coppice_quick` says of a request whose row waits
@@ -171,7 +171,7 @@ def library() -> ctypes.PyDLL:
     if found.coppice_quick_abi() != ABI or sizes != [found.coppice_quick_size(n) for n in range(len(sizes))]:
         raise QuickUnavailable(f"{path.name}: is of another version; install again")
     found.coppice_quick.restype = ctypes.c_int64
-    found.coppice_quick.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64]
+    found.coppice_quick.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64]
     found.coppice_quick_score.restype = found.coppice_quick_empty.restype = None
     found.coppice_quick_score.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     found.coppice_quick_empty.argtypes = [ctypes.c_void_p]

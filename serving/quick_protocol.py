@@ -30,12 +30,12 @@ class QuickProtocol(HttpToolsProtocol):
             return False
         if quick.headers is not self.server_state.default_headers:
             quick.begin_answers_with(self._lead_in.of(200), self.server_state.default_headers)
-        length = quick.answer(quick.address, data, len(data))
+        length = quick.answer(quick.address, data, len(data), self._active_ns)
         if not length:
             return False
         if length < LONGEST_ANSWER:
-            pending = self._spare.of(perf_counter_ns(), keep_alive=True)
-            self._current = self.cycle = pending  # type: ignore[assignment]  # as below
+            pending = self._spare.of(perf_counter_ns(), keep_alive=True, since=self._active_ns)
+            self._current = self.cycle = pending  # type: ignore[assignment]  # all that uvicorn reads of a cycle
             self._spare = Pending(self)
             quick.wait(length, pending, data)
             return True
@@ -46,7 +46,7 @@ class QuickProtocol(HttpToolsProtocol):
         return True
 
     def reply_laid_out(self, content: bytes) -> None:
-        """The same of a request that waited in C."""
+        """The answer of a request that waited in C."""
         if not self.transport.is_closing():
             self.transport.write(content)
             self._active_ns = perf_counter_ns()

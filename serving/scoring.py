@@ -32,6 +32,10 @@ class Reply(Protocol):
     @property
     def disconnected(self) -> bool: ...
 
+    @property
+    def since(self) -> int:
+        """When the connection was answered last, by perf_counter_ns: the request came after that. 0 where nobody knows."""
+
     def __call__(self, answer: Answer) -> None: ...
 
 
@@ -88,7 +92,7 @@ def scorer(
                 raise RequestRefused(ODD_UNIT)
             arm = now.points[now.point_of(unit or request_id)] if split else now.champion
             if timeout or admission.strict or not arm.inline:
-                expires = admission.admit(timeout, arrived, arm.lane)
+                expires = admission.admit(timeout, arrived, arm.lane, reply.since)
             row = now.decode(body)
         except RequestRefused as refused:
             return refuse(refused, request_id)

@@ -27,7 +27,8 @@ class Served:
         many: Context,
     ) -> None:
         """`scorer_of`(live, split) makes a path's scoring function; `on_paths` is told the table whenever it changes;
-        `on_flip`, at each flip, what each path answers from and whether the split decides.
+        before that `on_flip`, at each flip, what each path answers from and whether the split decides: rows that wait may
+        still need the table they came by.
         """
         self.many = many
         self.release = NOTHING
@@ -52,9 +53,10 @@ class Served:
                 self._scores[name] = (self._scorer_of(live, False), self._scorer_of(live, True))
         for name in self.models.keys() - snapshots.keys():
             del self.models[name], self._scores[name]
+        paths = self._paths()
+        self._on_flip({path: (self.models[name].snapshot, split) for path, (name, split) in paths.items()})
         if (before.default, before.generations.keys()) != (release.default, release.generations.keys()):
-            self._on_paths({path: self._scores[name][split] for path, (name, split) in self._paths().items()})
-        self._on_flip({path: (self.models[name].snapshot, split) for path, (name, split) in self._paths().items()})
+            self._on_paths({path: self._scores[name][split] for path, (name, split) in paths.items()})
 
     def snapshots(self) -> dict[str, Snapshot]:
         return {name: live.snapshot for name, live in self.models.items()}

@@ -16,7 +16,6 @@ unwritten: the difference. Nothing here blocks a request or raises into one.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from threading import Thread
 from time import monotonic
 
 from serving import page
+from serving.appending import Appending
 from serving.arena import Arena
 from serving.blocks import RECORD, Block, Rows, arrow, encode_block
 from serving.segments import COLUMNS, MAGIC, SCORES, Facts, Segment, Tag, frame, read_segment, split_payload
@@ -63,7 +63,10 @@ class TrafficLog:
         self._queue: SimpleQueue[Rows | None] = SimpleQueue()
         arrow()
         slot.begin_writer(self.writer)
-        file = _SegmentFile(folder, self.writer, rotate_bytes=rotate_bytes, rotate_s=rotate_s, cells=slot.cells)
+        appending = Appending(
+            folder, self.writer, suffix=".seg", magic=MAGIC, rotate_bytes=rotate_bytes, rotate_s=rotate_s
+        )
+        file = _SegmentFile(appending, slot.cells)
         self._thread = Thread(target=self._write, args=(file,), name="traffic", daemon=True)
         self._thread.start()
 
@@ -196,28 +199,24 @@ class _SegmentFile:
 
     SYNC_S = 1.0
 
-    def __init__(self, folder: Path, writer: str, *, rotate_bytes: int, rotate_s: float, cells: memoryview) -> None:
-        self._folder = folder
-        self._writer = writer
-        self._rotate_bytes = rotate_bytes
-        self._rotate_s = rotate_s
+    def __init__(self, file: Appending, cells: memoryview) -> None:
+        self._file = file
         self._cells = cells
-        self._number = 0
-        self._handle = -1
-        self._path = Path()
-        self._size = 0
-        self._opened = self._synced = 0.0
+        self._synced = 0.0
         self._unsynced = False
 
     def append(self, payload: bytes, rows: int) -> None:
+        file, before = self._file, self._file.written
+        if not file.is_open:
+            self._synced = monotonic()
         try:
-            if self._handle < 0:
-                self._open()
-            self._write_whole(frame(payload))
+            file.append(frame(payload))
         except OSError as refused:
-            logger.error("traffic log dropped %d rows: %s: %s", rows, self._path, refused.strerror)
+            logger.error("traffic log dropped %d rows: %s: %s", rows, file.path, refused.strerror)
             self.drop(rows)
             return
+        finally:
+            self._cells[page.BYTES] += file.written - before
         self._unsynced = True
         self._cells[page.WRITER_LOGGED] += rows
         self._cells[page.ROWS_LOGGED] += rows
@@ -229,62 +228,28 @@ class _SegmentFile:
 
     def keep_up(self) -> None:
         """Sync about once a second, and rotate by size and age."""
-        now = monotonic()
-        if self._handle < 0:
-            return
-        if self._size >= self._rotate_bytes or now - self._opened >= self._rotate_s:
+        if self._file.is_due:
             self.seal()
-        elif self._unsynced and now - self._synced >= self.SYNC_S:
+        elif self._unsynced and monotonic() - self._synced >= self.SYNC_S:
             self._sync()
 
     def seal(self) -> None:
-        """fsync, rename to sealed/, fsync both folders: from then on the file is complete, power cut or not."""
-        if self._handle < 0:
+        """From then on the file is complete, power cut or not."""
+        if not self._file.is_open:
             return
         self._sync()
-        os.close(self._handle)
-        self._handle = -1
         try:
-            sealed = self._folder / "sealed"
-            sealed.mkdir(parents=True, exist_ok=True)
-            self._path.rename(sealed / self._path.name)
-            for folder in (sealed, self._path.parent):
-                _sync_folder(folder)
+            self._file.seal()
         except OSError as refused:
-            logger.error("traffic log could not seal %s: %s; compaction will salvage it", self._path, refused.strerror)
-
-    def _open(self) -> None:
-        self._path = self._folder / "open" / f"{self._writer}-{self._number:06d}.seg"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        self._number += 1
-        self._handle, self._size = handle, 0
-        self._opened = self._synced = monotonic()
-        try:
-            self._write_whole(MAGIC)
-        except OSError:
-            os.close(handle)
-            self._handle = -1
-            self._path.unlink(missing_ok=True)
-            raise
-
-    def _write_whole(self, data: bytes) -> None:
-        """All of it or, by truncation to where it began, none of it."""
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._handle, view) :]
-        except OSError:
-            os.ftruncate(self._handle, self._size)
-            raise
-        self._size += len(data)
-        self._cells[page.BYTES] += len(data)
+            logger.error(
+                "traffic log could not seal %s: %s; compaction will salvage it", self._file.path, refused.strerror
+            )
 
     def _sync(self) -> None:
         try:
-            os.fsync(self._handle)
+            self._file.sync()
         except OSError as refused:
-            logger.error("traffic log could not sync %s: %s", self._path, refused.strerror)
+            logger.error("traffic log could not sync %s: %s", self._file.path, refused.strerror)
         self._unsynced = False
         self._synced = monotonic()
         self._cells[page.FSYNCS] += 1
@@ -292,11 +257,3 @@ class _SegmentFile:
 
 def _no_arena() -> None:
     raise AssertionError("nobody asked for an arena")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

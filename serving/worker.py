@@ -45,6 +45,7 @@ from serving.readiness import readiness
 from serving.scoring import Score, scorer
 from serving.served import Served
 from serving.settings import Settings
+from serving.store import local_folder
 from serving.tls import refuse_unusable
 from serving.traffic import TrafficLog
 
@@ -83,7 +84,8 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     await flipper.first()
     health = Health(lambda: readiness(shared), lambda: render(shared), lambda: arm_counts(shared.slots()))
     outcomes = OutcomeLog(settings.traffic / "outcomes", server=page_path.stem, worker=index, slot=slot, loop=loop)
-    server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot), outcomes), door))
+    store = local_folder(settings.store, settings.traffic)
+    server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot), outcomes, store), door))
     gc.collect()
     gc.freeze()  # what is loaded now lives as long as the process: no collection need look at it again
 

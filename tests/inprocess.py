@@ -85,7 +85,8 @@ class InProcess:
         self._release = Release(1, model, {model: 1})
         self.served.flip(self._release, {model: snapshot})
         self.live = self.served.models[model]
-        self._app = create(self.served, self._door, Health(ready=lambda: (self.is_ready, {}), metrics=lambda: b""))
+        health = Health(ready=lambda: (self.is_ready, {}), metrics=lambda: b"")
+        self._app = create(self.served, self._door, health, store=store)
 
     def direct(self, path: str, body: bytes, headers: dict[str, str]) -> Answered:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

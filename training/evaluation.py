@@ -11,7 +11,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 
-THRESHOLD = 0.5  # positive is predicted above it, as the server does
+THRESHOLD = 0.5  # positive is predicted above it, as the server does; `training.costs` may choose another
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Gate:
         return f"{self.name}: {self.value:.4f}, wanted {self.bound:.4f}: {verdict}"
 
 
-def evaluate(positive: Labels, probability: Floats) -> dict[str, float]:
+def evaluate(positive: Labels, probability: Floats, threshold: float = THRESHOLD) -> dict[str, float]:
     """accuracy, precision, recall, f1, roc_auc, log_loss, brier; and the majority's share, which is what guessing reaches.
 
     Both are (n,); both classes must be present. Precision is 0 where nothing was predicted positive.
     """
     from sklearn import metrics
 
-    predicted = probability > THRESHOLD
+    predicted = probability > threshold
     return {
         "accuracy": float(metrics.accuracy_score(positive, predicted)),
         "precision": float(metrics.precision_score(positive, predicted, zero_division=0.0)),

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from training.assessment import Assessment, Cut
 from training.evaluation import Floats, Labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from training.boosters import Fitted
+
 INK, FAINT = "#1b5e4b", "#b8c4be"
+
+
+def pictures(
+    positive: Labels, probability: Floats, auc: float, fitted: Fitted, assessed: Assessment
+) -> dict[str, Figure]:
+    """Every picture of a run, by title."""
+    drawn = {
+        "roc": roc(positive, probability, auc),
+        "calibration": calibration(positive, probability),
+        "importance": importance(fitted.importance),
+        "learning": learning(fitted.curve, fitted.rounds),
+    }
+    if assessed.worth:
+        drawn["costs"] = costs(assessed.cuts, assessed.threshold, assessed.worth.currency)
+    return drawn
+
+
+def png(figure: Figure) -> bytes:
+    """The same figure gives the same bytes: nothing of the time or the library's version is written into them."""
+    into = io.BytesIO()
+    figure.savefig(into, format="png", dpi=80, metadata={"Software": None})
+    return into.getvalue()
+
+
+def costs(cuts: Sequence[Cut], threshold: float, currency: str) -> Figure:
+    figure, axes = _figure("Cost per 1,000 decisions on the holdout", "threshold", currency or "cost")
+    axes.plot([cut.threshold for cut in cuts], [cut.cost_per_1000 or 0.0 for cut in cuts], color=INK, marker="o")
+    axes.axvline(threshold, color=FAINT, linestyle="--", label=f"served: {threshold:.3f}")
+    axes.legend(loc="best", frameon=False)
+    return figure
 
 
 def roc(positive: Labels, probability: Floats, auc: float) -> Figure:

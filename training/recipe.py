@@ -21,7 +21,10 @@ patience = 50                       rounds without improvement before stopping
 [params]                            handed to the library as they stand
 
 [gates]                             min_ or max_ and a metric; a model that fails one is not registered
-min_accuracy = 0.85                 without any gate: accuracy must beat the majority class
+min_accuracy = 0.85                 without any gate: accuracy must beat the majority class,
+                                    or, with costs, decisions must save against treating nobody and everybody
+
+[costs], [evaluation]               what decisions are worth (`training.costs`); groups to look at (`training.segments`)
 
 [card]                              words that figures can't give: description, intended_use, limitations,
                                     ethical_considerations
@@ -42,8 +45,10 @@ from typing import Literal
 
 import msgspec
 
+from training.costs import Costs
 from training.errors import RecipeRefused
 from training.features import Feature, FeatureSchema, InputRefused
+from training.segments import Evaluation
 
 METRICS = ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss", "brier")
 RESERVED = {
@@ -86,6 +91,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rounds: Rounds = Rounds()
     params: dict[str, bool | int | float | str] = {}
     gates: dict[str, float] = {}
+    costs: Costs | None = None
+    evaluation: Evaluation = Evaluation()
     card: Words = Words()
     features: tuple[Feature, ...] = ()
 
@@ -146,7 +153,7 @@ def parse(text: str, where: str = "recipe") -> Recipe:
 def flat(recipe: Recipe) -> Mapping[str, str]:
     """The recipe's settings as dotted names, for a run's parameters."""
     settings: dict[str, str] = {"algorithm": recipe.algorithm, "seed": str(recipe.seed)}
-    for table in ("split", "rounds", "params", "gates"):
-        values = msgspec.to_builtins(getattr(recipe, table))
+    for table in ("split", "rounds", "params", "gates", "costs"):
+        values = msgspec.to_builtins(getattr(recipe, table)) or {}
         settings |= {f"{table}.{key}": str(value) for key, value in values.items()}
     return settings

@@ -6,7 +6,7 @@ carries beside the native model lies in its run's artifacts:
     schema.json         the FeatureSchema, canonical
     reference.parquet   a sample of the training rows: raw columns, and `prediction`, the model's probability
     holdout.parquet     raw columns, and the target
-    model_card.md       six sections
+    model_card.md       six sections; with the pictures that it shows, *.png
     facts.json          algorithm, classes, target, threshold, data and recipe: what a bundle's lineage repeats
 
 Without MLFLOW_TRACKING_URI the records are SQLite in `./var/mlflow.db` with artifacts in `./var/mlartifacts`. MLflow is
@@ -16,6 +16,8 @@ imported when a verb is called, never when this module is.
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +54,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     git_commit: str
     recipe: dict[str, str]
     metrics: dict[str, float]
+    intervals: dict[str, tuple[float | None, float | None]] = {}  # low, high
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Shelf:
     reference: Path
     holdout: Path
     card: str
+    pictures: Mapping[str, bytes]  # of the card, by file name
     lineage: Mapping[str, str]
 
     def probability(self, rows: Matrix) -> Matrix:
@@ -140,12 +144,12 @@ def connect() -> MlflowClient:
     return client
 
 
-def publish(model: str, run_id: str, source: str, *, tags: Mapping[str, str]) -> Registered:
+def publish(model: str, run_id: str, source: str, *, tags: Mapping[str, str], description: str = "") -> Registered:
     """A new version of `model` from a run's logged model. Versions are numbered from 1 and never change."""
     client = connect()
     if _found(client, model) is None:
         client.create_registered_model(model)
-    made = client.create_model_version(model, source, run_id, tags=dict(tags))
+    made = client.create_model_version(model, source, run_id, tags=dict(tags), description=description)
     return _registered(client, made)
 
 
@@ -164,6 +168,34 @@ def resolve(reference: str) -> Registered:
         choices = ", ".join([*sorted(known.aliases), *sorted(versions, key=int)])
         raise NotRegistered(f"{reference}: {model!r} has no such version or alias (it has: {choices})")
     return _registered(client, versions[which])
+
+
+def find(reference: str) -> Registered:
+    """As `resolve`; also by the digest of the bundle that a version was compiled to, or how it begins (6 digits or more)."""
+    if not re.fullmatch("[0-9a-f]{6,64}", reference) or _found(connect(), reference) is not None:
+        return resolve(reference)
+    every = [version for model in models() for version in history(model)]
+    found = [version for version in every if version.tags.get("bundle", "").startswith(reference)]
+    if len(found) != 1:
+        raise NotRegistered(f"{reference}: {len(found)} registered versions were compiled to a bundle that begins so")
+    return found[0]
+
+
+def described(reference: str) -> tuple[Facts, FeatureSchema]:
+    """What a version says of itself, without its model or rows."""
+    import mlflow
+
+    registered = resolve(reference)
+    with tempfile.TemporaryDirectory() as folder:
+        facts, schema = (
+            Path(
+                mlflow.artifacts.download_artifacts(
+                    run_id=registered.run_id, artifact_path=f"carried/{name}", dst_path=folder
+                )
+            ).read_bytes()
+            for name in (FACTS, SCHEMA)
+        )
+    return msgspec.json.decode(facts, type=Facts), FeatureSchema.from_json(schema)
 
 
 def alias(registered: Registered, name: str) -> None:
@@ -228,6 +260,7 @@ def download(reference: str) -> Shelf:
         reference=folder / REFERENCE,
         holdout=folder / HOLDOUT,
         card=(folder / CARD).read_text(encoding="utf-8"),
+        pictures={file.name: file.read_bytes() for file in sorted(folder.glob("*.png"))},
         lineage={
             "run_id": registered.run_id,
             "data_sha256": facts.data_sha256,

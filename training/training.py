@@ -17,13 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from training import boosters, card, figures, registry
+from training import assessment, boosters, card, figures, registry
+from training.assessment import Assessment
+from training.card_page import page
+from training.checks import warnings_of
+from training.costs import amounts, best_threshold
 from training.data import Dataset
 from training.errors import DataRefused, GateFailed
 from training.evaluation import THRESHOLD, Gate, evaluate, judge
 from training.features import FeatureSchema, InputRefused, Matrix, encode_frame, infer
 from training.inference import constants, identifiers
 from training.recipe import Recipe, flat
+from training.segments import refuse_unknown
 
 REFERENCE_ROWS = 10_000
 Indices = npt.NDArray[np.intp]
@@ -41,6 +46,7 @@ class Trained:
     gates: tuple[Gate, ...]
     schema: FeatureSchema
     rounds: int
+    assessed: Assessment
 
 
 def train(
@@ -63,6 +69,9 @@ def train(
     progress(f"{len(dataset.positive):,} rows of {dataset.source}, {schema.width} features, {_kinds(schema)}")
     if left_out:
         progress(f"left out: {', '.join(f'{column} ({why})' for column, why in _reasons(dataset, left_out).items())}")
+    refuse_unknown(recipe.evaluation, dataset.features, dataset.source)
+    if recipe.costs:
+        amounts(recipe.costs, dataset.features, dataset.source)
     matrices = {part: _encoded(schema, dataset, frames[part]) for part in parts}
     labels = {part: dataset.positive[rows] for part, rows in parts.items()}
 
@@ -75,14 +84,27 @@ def train(
     )
     progress(f"fitted {recipe.algorithm}: {fitted.rounds} rounds kept of {len(fitted.curve)}")
     held_out = boosters.probability(fitted.booster, schema, matrices["holdout"])
-    metrics = evaluate(labels["holdout"], held_out)
-    gates = judge(metrics, recipe.gates)
-    progress("holdout: " + ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items()))
+    threshold = _threshold(recipe, dataset, schema, fitted, frames, matrices, labels)
+    metrics = evaluate(labels["holdout"], held_out, threshold)
+    assessed = assessment.assess(
+        recipe,
+        dataset,
+        frames["holdout"],
+        labels["holdout"],
+        held_out,
+        name=name,
+        threshold=threshold,
+        prior=float(labels["train"].mean()),
+        warnings=_warnings(schema, frames, labels),
+    )
+    gates = [assessment.pays(assessed.worth)] if assessed.worth and not recipe.gates else judge(metrics, recipe.gates)
+    for line in assessment.lines(assessed):
+        progress(line)
 
     sizes = {part: len(rows) for part, rows in parts.items()}
-    text = card.write(name, recipe, dataset, schema, metrics, gates, sizes, fitted.rounds, left_out)
+    text = card.write(name, recipe, dataset, schema, metrics, gates, sizes, fitted.rounds, left_out, assessed)
     run_id, model_uri = _record(
-        recipe, dataset, schema, fitted, metrics, gates, text, parts, matrices, labels, held_out
+        recipe, dataset, schema, fitted, metrics, gates, text, parts, matrices, labels, held_out, assessed
     )
     failed = [gate for gate in gates if not gate.passed]
     if failed:
@@ -99,11 +121,12 @@ def train(
             "roc_auc": f"{metrics['roc_auc']:.4f}",
             "schema": schema.fingerprint,
         },
+        description=card.shortened(text),
     )
     for alias in aliases:
         registry.alias(registered, alias)
     progress(f"registered {registered.reference}" + "".join(f" as {alias}" for alias in aliases))
-    return Trained(registered, metrics, tuple(gates), schema, fitted.rounds)
+    return Trained(registered, metrics, tuple(gates), schema, fitted.rounds, assessed)
 
 
 def git_commit() -> str:
@@ -145,6 +168,30 @@ def _encoded(schema: FeatureSchema, dataset: Dataset, frame: pd.DataFrame) -> Ma
         raise DataRefused(f"{dataset.source}: {refused}") from None
 
 
+def _threshold(
+    recipe: Recipe,
+    dataset: Dataset,
+    schema: FeatureSchema,
+    fitted: boosters.Fitted,
+    frames: Mapping[str, pd.DataFrame],
+    matrices: Mapping[str, Matrix],
+    labels: Mapping[str, npt.NDArray[np.bool_]],
+) -> float:
+    """The one that costs least on the validation rows; without costs, the half. The holdout has no say in it."""
+    if recipe.costs is None:
+        return THRESHOLD
+    said = boosters.probability(fitted.booster, schema, matrices["validation"])
+    amount = amounts(recipe.costs, frames["validation"], dataset.source)
+    return best_threshold(recipe.costs, labels["validation"], said, amount)
+
+
+def _warnings(
+    schema: FeatureSchema, frames: Mapping[str, pd.DataFrame], labels: Mapping[str, npt.NDArray[np.bool_]]
+) -> list[str]:
+    read = {part: frame[list(schema.names)] for part, frame in frames.items()}
+    return warnings_of(read["train"], read["holdout"], labels["train"], labels["holdout"])
+
+
 def _reasons(dataset: Dataset, left_out: list[str]) -> dict[str, str]:
     naming, constant = set(identifiers(dataset.features)), set(constants(dataset.features))
     return {
@@ -174,6 +221,7 @@ def _record(
     matrices: Mapping[str, Matrix],
     labels: Mapping[str, npt.NDArray[np.bool_]],
     held_out: npt.NDArray[np.float64],
+    assessed: Assessment,
 ) -> tuple[str, str]:
     """The MLflow run: (run id, URI of the logged model)."""
     registry.connect()
@@ -184,17 +232,20 @@ def _record(
         algorithm=recipe.algorithm,
         classes=dataset.classes,
         target=dataset.target,
-        threshold=THRESHOLD,
+        threshold=assessed.threshold,
         source=dataset.source,
         data_sha256=dataset.digest,
         schema_fingerprint=schema.fingerprint,
         git_commit=commit,
         recipe=dict(flat(recipe)),
         metrics=dict(metrics),
+        intervals={name: (found.low, found.high) for name, found in assessed.figures.items()},
     )
     with mlflow.start_run() as run:
         mlflow.log_params(facts.recipe | {"data.source": dataset.source, "rounds.kept": str(fitted.rounds)})
-        mlflow.log_metrics(dict(metrics))
+        mlflow.log_metrics(assessment.metrics_of(assessed) | dict(metrics))
+        for title, table in assessment.files(assessed).items():
+            mlflow.log_text(table, f"evaluation/{title}")
         for step in range(0, len(fitted.curve), max(1, len(fitted.curve) // 50)):
             mlflow.log_metric("validation_log_loss", fitted.curve[step], step=step + 1)
         mlflow.set_tags(
@@ -205,18 +256,18 @@ def _record(
                 "gates": "passed" if all(gate.passed for gate in gates) else "failed",
             }
         )
-        for title, figure in {
-            "roc": figures.roc(labels["holdout"], held_out, metrics["roc_auc"]),
-            "calibration": figures.calibration(labels["holdout"], held_out),
-            "importance": figures.importance(fitted.importance),
-            "learning": figures.learning(fitted.curve, fitted.rounds),
-        }.items():
+        pictures = figures.pictures(labels["holdout"], held_out, metrics["roc_auc"], fitted, assessed)
+        for title, figure in pictures.items():
             mlflow.log_figure(figure, f"figures/{title}.png")
         with tempfile.TemporaryDirectory() as folder:
             carried = Path(folder)
             (carried / registry.SCHEMA).write_bytes(schema.to_json())
             (carried / registry.FACTS).write_bytes(msgspec.json.encode(facts, order="sorted"))
             (carried / registry.CARD).write_text(text, encoding="utf-8")
+            drawn = {f"{title}.png": figures.png(pictures[title]) for title in card.PICTURES if title in pictures}
+            for title, picture in drawn.items():
+                (carried / title).write_bytes(picture)
+            mlflow.log_text(page(text, drawn), "model_card.html")
             _write_reference(
                 carried / registry.REFERENCE, dataset, schema, fitted, parts["train"], matrices["train"], recipe
             )

@@ -48,6 +48,13 @@ def imported(code: str) -> set[str]:
     return set(ran.stdout.split())
 
 
+def test_nothing_that_was_built_here_is_tracked() -> None:
+    """A link into one machine's folders breaks every other's set-up."""
+    listed = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert not subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not [name for name in TRACKED if (ROOT / name).is_symlink()]
+
+
 def test_the_server_loads_no_trainer() -> None:
     loaded = imported(
         "import serving.app, serving.worker, serving.supervisor, serving.sync, serving.cli, serving.routes_cli, "

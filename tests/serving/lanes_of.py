@@ -34,6 +34,7 @@ COSTS = {"inline": Cost(1.0, 1.0), "tick": Cost(100.0, 1.0), "busy": Cost(0.0, 5
 class Asking:
     """Who waits for an answer, and may leave."""
 
+    since = 0
     disconnected = False
 
     def __init__(self) -> None:

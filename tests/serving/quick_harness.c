@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int64_t coppice_quick(door *d, const char *data, int64_t length);
+int64_t coppice_quick(door *d, const char *data, int64_t length, int64_t since);
 void coppice_quick_score(const door *d, batch *b);
 int64_t coppice_quick_finish(door *d, const batch *b, int64_t i);
 void coppice_quick_empty(batch *b);
@@ -79,7 +79,7 @@ int main(int argc, char **argv) {
         char *request = malloc(size ? size : 1);
         memcpy(request, at + 4, size);
         at += 4 + size;
-        int64_t written = coppice_quick(&d, request, size);
+        int64_t written = coppice_quick(&d, request, size, 0);
         free(request);
         if (written == WAITS) {
             if (queue.count < queue.most) continue;

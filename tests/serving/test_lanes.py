@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -236,3 +237,44 @@ def test_the_late_the_gone_and_the_poisoned_harm_no_neighbour(fates: list[str], 
 def test_cheap_models_are_scored_at_once_and_dear_ones_in_the_thread() -> None:
     assert dispatch_reason(Cost(1.0, 4.0), 300.0) == "inline"
     assert dispatch_reason(Cost(0.0, 5000.0), 300.0) == "busy"
+
+
+def test_who_asks_on_hearing_an_answer_finds_an_idle_lane() -> None:
+    """However soon the loop hears of a batch: a lane whose rows are all answered is idle, so a slow past refuses nobody."""
+
+    class Prompt:
+        """A loop that runs at once what a thread hands it, while the thread waits: the earliest that a loop can be."""
+
+        def call_soon(self, function: Callable[..., object], *given: object) -> None:
+            function(*given)
+
+        call_soon_threadsafe = call_soon
+
+    class Model:
+        width, outputs, probe_rows = 1, 1, np.zeros((1, 1))
+
+        def bound(self, rows: np.ndarray, scores: np.ndarray) -> Callable[[int], None]:  # noqa: ARG002  # a Bindable's
+            return lambda count: threading.Event().wait(0.02 * count) and None
+
+    told: list[float] = []
+    made = Lane(
+        Model(),
+        Prompt(),  # type: ignore[arg-type]  # the part of a loop that a lane uses
+        cost=Cost(0.0, 1000.0),
+        max_batch_rows=4,
+        max_queue_rows=8,
+        inline_budget_us=0.0,
+        tally=lambda reason, rows, queue_us: None,  # noqa: ARG005  # a Tally takes three
+    )
+    heard = threading.Event()
+
+    def done(scored: Scored | None) -> None:  # noqa: ARG001  # only that it came
+        told.append(made.wait_us())
+        heard.set()
+
+    for _ in range(5):
+        heard.clear()
+        made.submit(np.zeros(1).tobytes(), done)
+        assert heard.wait(20)
+    made.close()
+    assert told == [1000.0] * 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,10 @@ def run_client(script: str, *arguments: str) -> str:
     assert CLIENTS.exists(), "the environment of the clients is missing: run `make clients`"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     call = [str(CLIENTS), str(ROOT / "tests" / "clients" / script), *arguments]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=200, env=environment, check=False)
+    with tempfile.TemporaryDirectory() as folder:  # where schemathesis leaves its notes
+        done = subprocess.run(
+            call, capture_output=True, text=True, timeout=200, env=environment, cwd=folder, check=False
+        )
     assert done.returncode == 0, done.stdout[-12000:] + done.stderr[-6000:]
     return done.stdout
 

@@ -1,4 +1,4 @@
-"""SIGTERM, and the supervisor's death, under load: what a client sees, and what the books say afterwards.
+"""SIGTERM, the supervisor's death, and the death of all, under load: what a client sees, and what the books say afterwards.
 
 A client's pool keeps idle connections and looks at one before it sends on it: where the server has closed it, the pool opens
 another, and no request was lost. What it can't see is a close that crosses its request on the way. So a server that stops says
@@ -9,6 +9,7 @@ asks `/readyz` ten times a second.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -123,6 +124,34 @@ def test_the_supervisor_dies_under_load_and_every_answered_row_is_logged(
     assert not books.faults, books
     assert books.total("lost") == books.total("dropped") == 0
     assert books.total("served") == books.total("logged") == len(load.told)
+
+
+def test_when_everything_is_killed_at_once_the_books_name_what_was_lost(
+    release: Release, serve: Callable[..., Running], tmp_path: Path
+) -> None:
+    server = serve(release.store, workers=2)
+    load = Load(server.port, 300, [mixed_body(row) for row in mixed_rows(20)], ["/predict/ab"], ["a", "b"])
+    load.start()
+    time.sleep(2.5)  # more than the log's flush time: some blocks are acknowledged
+    pids = [server.process.pid, *server.workers(), server.sync()]
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: nobody reacts to the death of another
+        for pid in pids:
+            os.kill(pid, number)
+    server.process.wait(10)
+    server.process.returncode = 0  # was ended by this test, as it meant to
+    deadline = time.monotonic() + 30
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    load.finish()
+    answered = sum(one.status == 200 for one in load.told)
+    compact(server.traffic, tmp_path / "lake")
+    books = reconcile(server.traffic, tmp_path / "lake")
+    assert not books.faults, books
+    assert books.total("dropped") == books.total("pending") == 0
+    assert books.total("served") == books.total("logged") + books.total("lost")
+    assert 0 < books.total("logged") < books.total("served")
+    assert answered <= books.total("served") <= answered + load.connections  # scored, and not yet answered
 
 
 def is_running(pid: int) -> bool:
