@@ -64,7 +64,7 @@ lock: $(READY) ## resolve requirements/*.txt anew from pyproject.toml
 			--custom-compile-command "make lock" pyproject.toml $$([ $$role = dev ] && echo --extra dev) -o requirements/$$role.txt; done
 	@$(UV) compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" requirements/clients.in -o requirements/clients.txt
-	@echo "uv" | $(UV) compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	@printf "pip\nuv\n" | $(UV) compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" - -o requirements/bootstrap.txt
 
 clean: ## remove what was built here; var/ stays
