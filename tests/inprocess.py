@@ -243,7 +243,7 @@ class Failing:
         return run
 
 
-def route(store: Path, model: str, arms: dict[str, str], shadow: str = "") -> None:
+def route(store: Path, model: str, arms: dict[str, str], shadow: str = "", sample: float = 1.0) -> None:
     """The model's next generation: every arm has an equal share."""
     before = routes.history(store, model)
     routes.publish(
@@ -254,7 +254,7 @@ def route(store: Path, model: str, arms: dict[str, str], shadow: str = "") -> No
             salt="00" * 16 if not before else routes.new_salt(),
             slots=routes.split_slots(dict.fromkeys(arms, 1.0)),
             arms=arms,
-            shadow=(routes.Shadow(name="candidate", bundle=shadow),) if shadow else (),
+            shadow=(routes.Shadow(name="candidate", bundle=shadow, sample=sample),) if shadow else (),
             at=routes.stamp(),
         ),
     )
