@@ -10,7 +10,7 @@ SECONDS ?= 60
 MINUTES ?= 10
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: help demo test clients check serve load bench bench-compile bench-overload soak prove kinds lock clean
+.PHONY: help demo test clients check serve load bench bench-compile bench-shadow bench-overload soak prove kinds lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -41,6 +41,10 @@ load: $(READY) ## Locust at RATE=1000 for SECONDS=60 against HOST; its exit code
 bench: $(READY) ## wrk: bare app, Coppice (a shadow, two workers, batches), the naive endpoint, interleaved
 	@command -v wrk > /dev/null || { echo "make bench needs wrk: apt-get install wrk" >&2; exit 2; }
 	@$(BIN)/python -m loadtests.bench
+
+bench-shadow: $(READY) ## the same load with and without a shadow on every request; writes loadtests/results/shadows.md
+	@command -v h2load > /dev/null || { echo "make bench-shadow needs h2load: apt-get install nghttp2-client" >&2; exit 2; }
+	@$(BIN)/python -m loadtests.shadows
 
 bench-overload: $(READY) ## h2load at three times the capacity, an open loop; writes loadtests/results/overload.md
 	@command -v h2load > /dev/null || { echo "make bench-overload needs h2load: apt-get install nghttp2-client" >&2; exit 2; }

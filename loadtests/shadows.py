@@ -82,8 +82,9 @@ def _options() -> argparse.Namespace:
 def _of_shadow(server: Server) -> tuple[float, float]:
     """Rows that the shadow scored, and those that were shed."""
     told = metrics(server)
-    scored = sum(value for name, value in told.items() if name.startswith("coppice_") and 'role="shadow"' in name)
-    shed = sum(value for name, value in told.items() if "shed" in name and 'reason="shadow"' in name)
+    answered = sum(count for name, count in told.items() if name.startswith("coppice_arm_rows_total"))
+    scored = told["coppice_traffic_rows_total"] - answered
+    shed = told['coppice_shed_total{reason="shadow"}']
     return scored, shed
 
 

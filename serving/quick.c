@@ -111,7 +111,6 @@ static int64_t finish(door *d, const endpoint *p, const arm *a, int64_t arrived,
     if (!written) return 0;
     coppice_log_row(d, ts_us, a->tag, p->width, id, unit, s);
     if (p->shadow_count) coppice_offer(d, p, ts_us, id, unit, s->row);
-    d->cells[d->rows_cell]++;
     d->cells[d->ok_cell]++;
     d->cells[a->rows_cell]++;
     remember(d, p - d->endpoints, a - p->arms, s->row, ts_us, id, unit);

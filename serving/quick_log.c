@@ -39,4 +39,5 @@ void coppice_log_row(door *d, int64_t ts_us, int64_t tag, int64_t width, text id
     append(b->units, b->unit_ends, n, unit);
     append(b->features, b->feature_ends, n, (text){(const char *)s->row, 8 * width});
     b->count = n + 1;
+    d->cells[d->rows_cell]++;
 }

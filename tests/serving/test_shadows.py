@@ -48,7 +48,12 @@ def by_role(asked: InProcess) -> dict[str, dict[str, dict[str, Any]]]:
     asked.finish()
     compact(asked.traffic, asked.traffic / "lake")
     logged = window(asked.traffic / "lake", "mixed").to_pylist()
-    assert len({row["seq"] for row in logged}) == len(logged) == asked.slot.cells[page.ROWS_LOGGED]
+    assert (
+        len({row["seq"] for row in logged})
+        == len(logged)
+        == asked.slot.cells[page.ROWS_LOGGED]
+        == asked.slot.cells[page.ROWS]
+    )
     found: dict[str, dict[str, dict[str, Any]]] = {"served": {}, "shadow": {}}
     for row in logged:
         assert row["request_id"] not in found[row["role"]], "once each"
