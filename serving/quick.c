@@ -137,13 +137,13 @@ static int64_t wait_in(batch *b, const door *d, const request *r, const arm *a, 
 EXPORT int64_t coppice_quick(door *d, const char *data, int64_t length, int64_t since) {
     int64_t arrived = coppice_now_ns();
     request r;
-    if (is_late(d, arrived, since) || !coppice_head(d, data, data + length, &r)) return 0;
+    if (!coppice_head(d, data, data + length, &r)) return 0;
     int64_t ts_us = now_us();
     int64_t own_id = r.id.length == 0;
     if (own_id) r.id = new_id(d, ts_us);
     const endpoint *p = r.asked;
     const arm *a = arm_of(p, r.unit.length ? r.unit : r.id);
-    if (!a->run || !coppice_has_room(d) || (a->queue && a->queue->count >= a->queue->most)) return 0;
+    if (!a->run || (!a->cheap && is_late(d, arrived, since)) || !coppice_has_room(d) || (a->queue && a->queue->count >= a->queue->most)) return 0;
     double *row = a->row + (a->queue ? a->queue->count * p->width : 0);
     if (!coppice_row(p, d->powers, r.body, row)) return 0;
     d->made += (uint64_t)own_id;

@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define COPPICE_QUICK_ABI 3
+#define COPPICE_QUICK_ABI 4
 #define WAITS INT64_MIN /* and the batch's number: the answer comes with those of the batch */
 #define MAX_ID 128
 #define MAX_UNIT 128 /* one block of the hash; a longer unit goes through Python */
@@ -61,6 +61,7 @@ typedef struct {
     double *row; /* the first, of one; of `batch->most` where there is a batch */
     const double *score;
     batch *queue; /* NULL: each row is scored at once */
+    int64_t cheap; /* to answer costs less than to refuse: however late the loop is */
     int64_t tag;
     int64_t rows_cell;
     int64_t choice;

@@ -31,6 +31,9 @@ from serving.shadows import ShadowLane
 from serving.traffic import TrafficLog
 
 HELD_US = 100.0  # of a call: the kernel keeps the GIL here, and beyond this other threads should have it
+REFUSAL_US = (
+    15.0  # a refusal's cost, by way of Python: a row scored for less is answered, since to refuse it helps nobody
+)
 ROOM = 1 << 16
 LONGEST_ANSWER = -ROOM  # what C says that is lower is a batch in which the request waits
 OURS = frozenset({b"content-type", b"x-request-id", b"x-unit"})
@@ -242,6 +245,7 @@ class Quick:
             row=native.rows,
             score=native.scores,
             queue=0 if batch is None else address(batch.layout),
+            cheap=batch is None and cost.fixed_us + cost.row_us <= REFUSAL_US,
             tag=arm.tag,
             rows_cell=arm.rows_cell,
             choice=CHOICES.index(words.choice),

@@ -14,7 +14,7 @@ from typing import Any
 
 from serving.arena import Layout as Block
 
-ABI = 3
+ABI = 4
 MAX_WIDTH = 1024
 MAX_ID = MAX_UNIT = 128
 WAITS = -(1 << 63)  # and a batch's number: what `coppice_quick` says of a request whose row waits
@@ -74,6 +74,7 @@ class Arm(ctypes.Structure):
         ("row", ctypes.c_void_p),
         ("score", ctypes.c_void_p),
         ("queue", ctypes.c_void_p),
+        ("cheap", ctypes.c_int64),
         ("tag", ctypes.c_int64),
         ("rows_cell", ctypes.c_int64),
         ("choice", ctypes.c_int64),

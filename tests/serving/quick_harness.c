@@ -70,7 +70,7 @@ int main(int argc, char **argv) {
     };
     waiting *held = malloc(4 * sizeof *held);
     batch queue = {0, 4, 0, 0, 0, held};
-    arm arms[2] = {{run, 0, row, score, 0, 0, 101, ABOVE, 0.5, {{0}}, {{{0}}}}, {run, 0, row, score, &queue, 1, 103, ONLY, 0, {{0}}, {{{0}}}}};
+    arm arms[2] = {{run, 0, row, score, 0, 0, 0, 101, ABOVE, 0.5, {{0}}, {{{0}}}}, {run, 0, row, score, &queue, 0, 1, 103, ONLY, 0, {{0}}, {{{0}}}}};
     for (int i = 0; i < 2; i++) {
         for (int k = 0; k < 6; k++) arms[i].head[k] = (text)TEXT("piece of a head\r\n");
         for (int k = 0; k < 6; k++) arms[i].bodies[k / 3][k % 3] = (text)TEXT("body");

@@ -274,16 +274,22 @@ def series_cells(asked: InProcess) -> list[int]:
     return [arm.rows_cell for arm in asked.live.snapshot.arms]
 
 
-def test_where_the_loop_is_late_python_decides(asked: InProcess) -> None:
-    taken = counting(asked)
+def test_where_the_loop_is_late_python_decides_of_what_is_dearer_than_a_refusal(
+    asked: InProcess, release: Release
+) -> None:
     request = head(b"/predict", mixed_body(mixed_rows(1)[0]))
     kept = asked.quick.lateness[2]
-    asked.quick.lateness[2] = -1_000_000_000_000  # ns after which a loop is late
-    assert asked.raw(request)
-    asked.quick.lateness[2] = kept
-    assert not taken
-    assert asked.raw(request)
-    assert taken
+    for row_us, cheap in ((1.0, True), (50.0, False)):
+        bundle = asked.live.snapshot.routes.arms["champion"]
+        asked.replace_lane("champion", open_predictor(locate(release.store, bundle)), Cost(0.0, row_us))
+        assert asked.live.snapshot.champion.inline
+        taken = counting(asked)
+        asked.quick.lateness[2] = -1_000_000_000_000  # ns after which a loop is late
+        assert asked.raw(request).startswith(b"HTTP/1.1 200")
+        assert bool(taken) == cheap
+        asked.quick.lateness[2] = kept
+        assert asked.raw(request).startswith(b"HTTP/1.1 200")
+        assert len(taken) == 1 + cheap
 
 
 @pytest.fixture
