@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from serving.admin_documentation import KEY
 from serving.batch_documentation import describe_batch
 from serving.live import Snapshot
 from serving.protocol_documentation import describe_protocol, is_protocol
@@ -30,6 +31,7 @@ REFUSALS = {
     "500": "the model could not score the row, or its score is infinite",
     "503": "too many rows are waiting; retry after the seconds that the header says",
 }
+MODEL = "/v1/models/{model}"
 JSON_TYPE = {"number": "number", "category": "string", "boolean": "boolean"}
 
 
@@ -50,6 +52,10 @@ def openapi_of(app: FastAPI, served: Served) -> dict[str, Any]:
                 }
         elif served.default is not None:
             paths[path] = {"post": _described(operations["post"], path, served.default.snapshot, "")}
+    if served.models and MODEL in paths:
+        paths[MODEL]["get"]["parameters"][0]["schema"] = {"type": "string", "enum": sorted(served.models)}
+    if any("security" in operation for operations in paths.values() for operation in operations.values()):
+        document.setdefault("components", {})["securitySchemes"] = KEY
     return document | {"paths": paths}
 
 
