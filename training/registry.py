@@ -248,7 +248,7 @@ def add_compiled(registered: Registered, bundle: Path, *, loader: str, outputs: 
         stored = client.get_model_version_download_uri(registered.model, registered.version)
         mlflow.artifacts.download_artifacts(artifact_uri=f"{stored}/MLmodel", dst_path=folder)
         model = Model.load(folder)
-        model.flavors["python_function"] |= {"loader_module": loader, "data": place}
+        model.flavors["python_function"] |= {"loader_module": loader, "data": place, "predict_fn": "predict"}
         model.signature = _signature(schema, outputs)
         model.save(str(Path(folder) / "MLmodel"))
         client.log_model_artifact(model_id, str(Path(folder) / "MLmodel"))

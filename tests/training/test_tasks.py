@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mlflow
 import msgspec
 import numpy as np
 import pandas as pd
@@ -148,6 +149,11 @@ def test_a_calibrated_model_is_nearer_to_the_shares_and_served_as_scikit_learn_a
     assert back.facts.calibration == method
     said = back.probability(back.rows[:20])
     assert [answer["probability"] for answer in answers] == pytest.approx(said.tolist(), abs=1e-12)
+    bundle = next((tmp_path / "store" / "bundles").iterdir())
+    registry.add_compiled(registry.resolve("curved"), bundle, loader="compile.pyfunc", outputs=1)
+    held_out = pd.read_parquet(back.holdout)[list(back.schema.names)]
+    by_mlflow = mlflow.pyfunc.load_model("models:/curved/" + back.version).predict(held_out)
+    np.testing.assert_allclose(by_mlflow, back.probability(back.rows), atol=1e-12)
     best = train(recipes.parse(f'calibration = "best"\n{text}'), dataset, name="best")
     assert registry.resolve("best").tags["roc_auc"]
     assert best.metrics["brier"] < 0.9 * plain.metrics["brier"]
