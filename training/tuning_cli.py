@@ -40,6 +40,10 @@ def tune(
         coppice tune tuned-xgboost --data rows.csv --target churned --nested 5
         coppice tune tuned-lightgbm --data train.csv --target y --holdout test.csv --trials 60 --timeout 1800
     """
+    if engine not in ("optuna", "ray"):
+        raise RecipeRefused(f"--engine: {engine!r} is neither optuna nor ray")
+    if nested < 0 or nested == 1:
+        raise RecipeRefused("--nested: at least 2 outer folds are needed, or 0 for none")
     from training import nested as outer
     from training import recipe as recipes
     from training import registry
@@ -53,10 +57,6 @@ def tune(
     def progress(text: str) -> None:
         typer.echo(f"  {perf_counter() - began:6.1f} s  {text}")
 
-    if engine not in ("optuna", "ray"):
-        raise RecipeRefused(f"--engine: {engine!r} is neither optuna nor ray")
-    if nested < 0 or nested == 1:
-        raise RecipeRefused("--nested: at least 2 outer folds are needed, or 0 for none")
     chosen = recipes.load(recipe)
     dataset = dataset_of(chosen, data, target, positive)
     if holdout:

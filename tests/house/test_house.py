@@ -117,6 +117,8 @@ def test_every_verb_explains_itself(verb: str) -> None:
     [
         (["train", "--data", "nowhere.csv", "--target", "y"], 2, "nowhere.csv"),
         (["train", "no-such-recipe"], 2, "no-such-recipe"),
+        (["tune", "no-such-recipe"], 2, "no-such-recipe"),
+        (["tune", "tuned-xgboost", "--nested", "1"], 2, "--nested"),
         (["score", "nowhere", "rows.csv"], 2, "nowhere"),
         (["bench", "nowhere"], 2, "nowhere"),
         (["compile", "churn", "--backend", "fast"], 2, "--backend fast"),
