@@ -38,7 +38,10 @@ def run(
             "RAY_ADDRESS: give HOST:PORT, from a node of the cluster: by ray:// the study would leave here"
         )
     here = {} if cluster else {"include_dashboard": False}
-    ray.init(address=cluster, log_to_driver=False, logging_level="ERROR", **here)
+    try:
+        ray.init(address=cluster, log_to_driver=False, logging_level="ERROR", **here)
+    except (ConnectionError, RuntimeError) as unreachable:
+        raise RecipeRefused(f"RAY_ADDRESS {cluster or 'unset'}: {str(unreachable).splitlines()[0]}") from None
     longest = recipe.rounds.most + EVERY  # what a trial's last report counts as: no first fold gets there
     trial = tune.with_parameters(_trial, recipe=recipe, made=made, longest=longest)
     try:
