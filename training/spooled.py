@@ -1,7 +1,8 @@
 """Encoded rows on disk, and what the two libraries read them through: memory has one block of them at a time.
 
-XGBoost builds a `QuantileDMatrix` through an iterator, LightGBM its `Dataset` through a `Sequence`; both keep a bin's number a
-cell, a byte with up to 256 bins.
+XGBoost builds a `QuantileDMatrix` through an iterator, and where that is large an `ExtMemQuantileDMatrix`, whose pages lie on
+disk too; LightGBM its `Dataset` through a `Sequence`. All keep a bin's number a cell, a byte with up to 256 bins, XGBoost
+in memory twice, by rows and by columns.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from training.data import Labels
 from training.features import Matrix
 from training.splitting import Indices
 
+QUANTISED_BYTES = (
+    512 << 20
+)  # of quantised cells: XGBoost keeps more than that on disk, in pages of `PAGE_BYTES` encoded
+PAGE_BYTES = 128 << 20
 BLOCK_BYTES = 16 << 20  # of encoded rows: read, encoded and handed on at a time
 
 
@@ -39,10 +44,11 @@ class Spooled:
         found = np.fromfile(self.path, np.float64, count * self.width, offset=8 * first * self.width)
         return found.reshape(count, self.width)
 
-    def blocks(self) -> Iterator[tuple[int, Matrix]]:
-        """(first row, rows)"""
-        for first in range(0, self.rows, self.block_rows):
-            yield first, self.read(first, self.block_rows)
+    def blocks(self, size: int = 0) -> Iterator[tuple[int, Matrix]]:
+        """(first row, rows), of about `size` bytes, or BLOCK_BYTES."""
+        count = max(1, size // (8 * self.width)) if size else self.block_rows
+        for first in range(0, self.rows, count):
+            yield first, self.read(first, count)
 
 
 @dataclass(frozen=True)
@@ -62,10 +68,13 @@ def quantile_matrix(given: OnDisk, weights: Matrix | None, max_bin: int, **descr
     """XGBoost's, through an iterator. `described`: feature names and types."""
     import xgboost
 
+    on_disk = len(given.rows) * given.rows.width > QUANTISED_BYTES
+    size = PAGE_BYTES if on_disk else BLOCK_BYTES
+
     class Blocks(xgboost.DataIter):
         def __init__(self) -> None:
-            super().__init__()
-            self._blocks = given.rows.blocks()
+            super().__init__(str(given.rows.path) + ".pages" if on_disk else None)
+            self._blocks = given.rows.blocks(size)
 
         def next(self, input_data: Callable[..., None]) -> bool:
             found = next(self._blocks, None)
@@ -78,9 +87,10 @@ def quantile_matrix(given: OnDisk, weights: Matrix | None, max_bin: int, **descr
             return True
 
         def reset(self) -> None:
-            self._blocks = given.rows.blocks()
+            self._blocks = given.rows.blocks(size)
 
-    return xgboost.QuantileDMatrix(Blocks(), max_bin=max_bin, enable_categorical=True)
+    kind = xgboost.ExtMemQuantileDMatrix if on_disk else xgboost.QuantileDMatrix
+    return kind(Blocks(), max_bin=max_bin, enable_categorical=True)
 
 
 def sequence(spooled: Spooled) -> Any:

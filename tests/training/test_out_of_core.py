@@ -49,12 +49,14 @@ def recipe_of(algorithm: str, more: str = "") -> recipes.Recipe:
     return recipes.parse(f'algorithm = "{algorithm}"\n{more}{QUICK}')
 
 
-@LIBRARIES
+@pytest.mark.parametrize(("algorithm", "pages"), [("xgboost", False), ("xgboost", True), ("lightgbm", False)])
 @pytest.mark.parametrize("weights", ["equal", "balanced"])
 def test_a_model_of_rows_on_disk_is_that_of_the_same_rows_in_memory(
-    algorithm: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    algorithm: str, pages: bool, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.spooled.BLOCK_BYTES", 8 * 4 * 700)  # blocks of 700 rows
+    monkeypatch.setattr("training.spooled.PAGE_BYTES", 8 * 4 * 900)
+    monkeypatch.setattr("training.spooled.QUANTISED_BYTES", 0 if pages else 1 << 30)
     recipe = recipe_of(algorithm, f'weights = "{weights}"\n')
     given = out_of_core.read(written(table(5000), tmp_path), "y", recipe, tmp_path)
     rows = {name: np.sort(part) for name, part in split(given.dataset, recipe).items()}
