@@ -205,6 +205,7 @@ def _fit_lightgbm(
 
     categorical = [j for j, feature in enumerate(schema.features) if feature.kind == "category"]
     settings = {"verbosity": -1} | _task_settings(recipe, schema, train.labels)
+    way = "force_col_wise" if isinstance(train, OnDisk) else "force_row_wise"  # by rows: once more in memory
     data = lightgbm.Dataset(
         sequence(train.rows) if isinstance(train, OnDisk) else train.matrix,
         **_known(recipe, train),
@@ -215,7 +216,7 @@ def _fit_lightgbm(
     history: dict[str, Any] = {}
     try:
         booster = lightgbm.train(
-            settings | {"deterministic": True, "force_row_wise": True} | recipe.params,
+            settings | {"deterministic": True, way: True} | recipe.params,
             data,
             num_boost_round=recipe.rounds.most,
             valid_sets=[lightgbm.Dataset(validation.matrix, **_known(recipe, validation), reference=data)],
