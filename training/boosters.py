@@ -18,7 +18,9 @@ from training.errors import RecipeRefused
 from training.features import FeatureSchema, Matrix
 from training.parts import Part
 from training.recipe import Recipe
+from training.spooled import OnDisk, quantile_matrix, sequence
 
+MAX_BIN = 256  # XGBoost's own default
 AT = 10  # first rows of a query, by whose NDCG a ranking stops early
 OBJECTIVES = {
     "xgboost": {
@@ -53,7 +55,7 @@ class Fitted:
 def fit(
     recipe: Recipe,
     schema: FeatureSchema,
-    train: Part,
+    train: Part | OnDisk,
     validation: Part,
     progress: Progress,
     every: int = 100,
@@ -93,6 +95,15 @@ def _dmatrix(schema: FeatureSchema, rows: Matrix, **known: Any) -> Any:
     )
 
 
+def _xgboost_rows(recipe: Recipe, schema: FeatureSchema, train: Part | OnDisk) -> Any:
+    weights = _weights(recipe, train.labels)
+    if isinstance(train, OnDisk):
+        bins = recipe.params.get("max_bin", MAX_BIN)
+        described = {"feature_names": _safe_names(schema), "feature_types": column_types(schema)}
+        return quantile_matrix(train, weights, int(bins), **described)
+    return _dmatrix(schema, train.matrix, **_known(recipe, train), weight=weights)
+
+
 def _task_settings(recipe: Recipe, schema: FeatureSchema, labels: Labels) -> dict[str, Any]:
     objective, metric = OBJECTIVES[recipe.algorithm][recipe.task]
     settings: dict[str, Any] = {"objective": objective, "seed": recipe.seed}
@@ -106,7 +117,7 @@ def _task_settings(recipe: Recipe, schema: FeatureSchema, labels: Labels) -> dic
     return settings
 
 
-def _known(recipe: Recipe, part: Part) -> dict[str, Any]:
+def _known(recipe: Recipe, part: Part | OnDisk) -> dict[str, Any]:
     """What both libraries call label and group: a group's rows are those of one query."""
     return {"label": part.labels} | ({"group": part.queries} if recipe.query else {})
 
@@ -136,7 +147,7 @@ def _weights(recipe: Recipe, labels: Labels) -> Matrix | None:
 def _fit_xgboost(
     recipe: Recipe,
     schema: FeatureSchema,
-    train: Part,
+    train: Part | OnDisk,
     validation: Part,
     progress: Progress,
     every: int,
@@ -155,7 +166,7 @@ def _fit_xgboost(
     try:
         booster = xgboost.train(
             settings | recipe.params,
-            _dmatrix(schema, train.matrix, **_known(recipe, train), weight=_weights(recipe, train.labels)),
+            _xgboost_rows(recipe, schema, train),
             num_boost_round=recipe.rounds.most,
             evals=[(_dmatrix(schema, validation.matrix, **_known(recipe, validation)), "validation")],
             early_stopping_rounds=recipe.rounds.patience or None,
@@ -181,7 +192,7 @@ def _fit_xgboost(
 def _fit_lightgbm(
     recipe: Recipe,
     schema: FeatureSchema,
-    train: Part,
+    train: Part | OnDisk,
     validation: Part,
     progress: Progress,
     every: int,
@@ -194,8 +205,9 @@ def _fit_lightgbm(
 
     categorical = [j for j, feature in enumerate(schema.features) if feature.kind == "category"]
     settings = {"verbosity": -1} | _task_settings(recipe, schema, train.labels)
+    way = "force_col_wise" if isinstance(train, OnDisk) else "force_row_wise"  # by rows: once more in memory
     data = lightgbm.Dataset(
-        train.matrix,
+        sequence(train.rows) if isinstance(train, OnDisk) else train.matrix,
         **_known(recipe, train),
         weight=_weights(recipe, train.labels),
         feature_name=_safe_names(schema),
@@ -204,7 +216,7 @@ def _fit_lightgbm(
     history: dict[str, Any] = {}
     try:
         booster = lightgbm.train(
-            settings | {"deterministic": True, "force_row_wise": True} | recipe.params,
+            settings | {"deterministic": True, way: True} | recipe.params,
             data,
             num_boost_round=recipe.rounds.most,
             valid_sets=[lightgbm.Dataset(validation.matrix, **_known(recipe, validation), reference=data)],

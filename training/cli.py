@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -41,6 +42,10 @@ def train(
         str | None,
         typer.Option(metavar="NAME@ALIAS", help="keep this version's input contract, so that both can share traffic"),
     ] = None,
+    out_of_core: Annotated[
+        bool,
+        typer.Option(help="leave the rows of a Parquet file on disk, for a file larger than memory; needs --data"),
+    ] = False,
 ) -> None:
     """Train on the built-in churn world or your own table, measure on a holdout, and register what passes the gates.
 
@@ -50,9 +55,12 @@ def train(
         coppice train --data rows.csv --target churned
         coppice train --data rows.csv --target churned --algorithm lightgbm --schema-from rows@champion
         coppice train my-recipe.toml
+        coppice train --data huge.parquet --target churned --out-of-core    # spools to TMPDIR, 8 bytes a cell
     """
     from training import recipe as recipes
     from training import registry
+    from training.out_of_core import read as read_out_of_core
+    from training.out_of_core import temporary
     from training.training import train as run
 
     began = perf_counter()
@@ -63,15 +71,22 @@ def train(
     if algorithm not in ("xgboost", "lightgbm"):
         raise RecipeRefused(f"--algorithm: {algorithm!r} is neither xgboost nor lightgbm")
     chosen = recipes.load(recipe or (f"tabular-{algorithm}" if data else f"churn-{algorithm}"))
-    dataset = dataset_of(chosen, data, target, positive)
-    trained = run(
-        chosen,
-        dataset,
-        name=name or chosen.model or (data.name.split(".")[0] if data else "model"),
-        schema=registry.download(schema_from).schema if schema_from else None,
-        aliases=tuple(alias or ()),
-        progress=progress,
-    )
+    with ExitStack() as passing:
+        on_disk = None
+        if out_of_core:
+            if data is None or target is None:
+                raise RecipeRefused("--out-of-core: name the Parquet file and its target: --data and --target")
+            folder = Path(passing.enter_context(temporary()))
+            on_disk = read_out_of_core(data, target, chosen, folder, positive=positive)
+        trained = run(
+            chosen,
+            on_disk.dataset if on_disk else dataset_of(chosen, data, target, positive),
+            on_disk=on_disk,
+            name=name or chosen.model or (data.name.split(".")[0] if data else "model"),
+            schema=registry.download(schema_from).schema if schema_from else None,
+            aliases=tuple(alias or ()),
+            progress=progress,
+        )
     typer.echo(trained.registered.reference)
 
 

@@ -125,18 +125,19 @@ def from_frame(
     counts = labels.value_counts()
     if task == "multiclass":
         classes = _classes(counts, where)
-        codes = labels.map(_text).map({label: code for code, label in enumerate(classes)})
+        codes = labels.map(text_of).map({label: code for code, label in enumerate(classes)})
         return Dataset(features, codes.to_numpy(dtype=np.int64), classes, target, source, digest)
     if len(counts) != 2:
         raise DataRefused(f"{source}: {target}: exactly two labels are needed, found {len(counts)}: {_some(counts)}")
     if counts.min() < MIN_ROWS_OF_A_CLASS:
         raise DataRefused(
-            f"{source}: {target}: {_text(counts.idxmin())!r} has {counts.min()} rows; at least {MIN_ROWS_OF_A_CLASS} are needed"
+            f"{source}: {target}: {text_of(counts.idxmin())!r} has {counts.min()} rows; "
+            f"at least {MIN_ROWS_OF_A_CLASS} are needed"
         )
     chosen = _positive(counts, positive, f"{source}: {target}")
     other = next(label for label in counts.index if label != chosen)
     positives = (labels == chosen).to_numpy(dtype=bool)
-    return Dataset(features, positives, (_text(other), _text(chosen)), target, source, digest)
+    return Dataset(features, positives, (text_of(other), text_of(chosen)), target, source, digest)
 
 
 def _relevances(labels: pd.Series[Any], where: str) -> npt.NDArray[np.float64]:
@@ -163,10 +164,10 @@ def _classes(counts: pd.Series[Any], where: str) -> tuple[str, ...]:
         raise DataRefused(f"{where}: 3 to {MAX_CLASSES} labels make a multiclass target, found {len(counts)}")
     if counts.min() < MIN_ROWS_OF_A_CLASS:
         raise DataRefused(
-            f"{where}: {_text(counts.idxmin())!r} has {counts.min()} rows; at least {MIN_ROWS_OF_A_CLASS} are needed"
+            f"{where}: {text_of(counts.idxmin())!r} has {counts.min()} rows; at least {MIN_ROWS_OF_A_CLASS} are needed"
         )
     numeric = pd.api.types.is_numeric_dtype(counts.index.dtype)
-    return tuple(_text(label) for label in sorted(counts.index, key=None if numeric else _text))
+    return tuple(text_of(label) for label in sorted(counts.index, key=None if numeric else text_of))
 
 
 def _read_csv(path: Path, separator: str) -> pd.DataFrame:
@@ -179,18 +180,18 @@ def _positive(counts: pd.Series[Any], named: str | None, where: str) -> Any:
     labels = list(counts.index)
     if named is not None:
         for label in labels:
-            if _text(label) == named:
+            if text_of(label) == named:
                 return label
         raise DataRefused(f"{where}: has no label {named!r}; it has {_some(counts)}")
     for label in labels:
-        if _text(label).lower() in AFFIRMATIVE:
+        if text_of(label).lower() in AFFIRMATIVE:
             return label
     if all(isinstance(label, int | float | np.number) for label in labels):
         return max(labels)
-    return counts.idxmin() if counts.iloc[0] != counts.iloc[1] else max(labels, key=_text)
+    return counts.idxmin() if counts.iloc[0] != counts.iloc[1] else max(labels, key=text_of)
 
 
-def _text(label: Any) -> str:
+def text_of(label: Any) -> str:
     """The label as the answer will spell it: whole numbers without a decimal point."""
     if isinstance(label, float | np.floating) and float(label).is_integer():
         return str(int(label))
@@ -198,5 +199,5 @@ def _text(label: Any) -> str:
 
 
 def _some(counts: pd.Series[Any]) -> str:
-    shown = [_text(label) for label in counts.index[:6]]
+    shown = [text_of(label) for label in counts.index[:6]]
     return ", ".join(shown) + (", ..." if len(counts) > 6 else "")

@@ -22,6 +22,7 @@ from training.errors import GateFailed
 from training.evaluation import Gate
 from training.features import FeatureSchema, infer
 from training.inference import constants, identifiers
+from training.out_of_core import OutOfCore
 from training.parts import Part, part_of
 from training.recipe import Recipe
 from training.segments import refuse_unknown
@@ -53,16 +54,19 @@ def train(
     name: str,
     schema: FeatureSchema | None = None,
     aliases: tuple[str, ...] = (),
+    on_disk: OutOfCore | None = None,
     progress: Progress = _silent,
 ) -> Trained:
     """Fit, measure and register `name`'s next version. `schema`: the contract to keep; else the recipe's, else inferred.
+    `on_disk`: the file that `dataset` is the sample of; fitted to is all of it but the validation rows and the holdout.
 
     Raises GateFailed, after recording the run, where the model isn't good enough; DataRefused where the rows don't fit.
     """
     rows = split(dataset, recipe)
     schema = schema or recipe.schema or infer(dataset.features.iloc[rows["train"]], exclude=[recipe.split.column])
     left_out = [str(column) for column in dataset.features.columns if column not in schema.names]
-    progress(f"{len(dataset.labels):,} rows of {dataset.source}, {schema.width} features, {_kinds(schema)}")
+    sample = f"a sample of {on_disk.rows:,}: " if on_disk else ""
+    progress(f"{sample}{len(dataset.labels):,} rows of {dataset.source}, {schema.width} features, {_kinds(schema)}")
     if left_out:
         reasons = _reasons(dataset, left_out, recipe.split.column)
         progress(f"left out: {', '.join(f'{column} ({why})' for column, why in reasons.items())}")
@@ -74,7 +78,7 @@ def train(
     fitted = boosters.fit(
         recipe,
         schema,
-        parts["train"],
+        parts["train"] if on_disk is None else on_disk.fitting(schema, rows, progress),
         parts["validation"],
         lambda round_, loss: progress(f"round {round_}: validation loss {loss:.5f}"),
     )
