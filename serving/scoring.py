@@ -6,6 +6,7 @@ import itertools
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter_ns, time_ns
 from typing import Protocol
 
@@ -14,7 +15,15 @@ import msgspec
 from serving import page
 from serving.admission import Admission
 from serving.answers import Answer, model_failed, refusal, score_not_finite
-from serving.errors import AskerGone, DeadlinePassed, LoopLate, Overloaded, RequestRefused
+from serving.errors import (
+    AskerGone,
+    DeadlinePassed,
+    LookedUpElsewhere,
+    LoopLate,
+    Overloaded,
+    RequestRefused,
+    ViewMissing,
+)
 from serving.lanes import Scored, Scores
 from serving.live import Arm, Live, Snapshot
 from serving.traffic import TrafficLog
@@ -58,6 +67,19 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     reply: Reply
 
 
+class Wanted(msgspec.Struct, frozen=True, gc=False):
+    """A request whose features are being looked up."""
+
+    now: Snapshot
+    arm: Arm
+    ts_us: int
+    id: bytes
+    unit: bytes
+    arrived: int
+    expires: int
+    reply: Reply
+
+
 SHED_CELLS: dict[type[RequestRefused], int] = {
     Overloaded: page.SHED_QUEUE_FULL,
     DeadlinePassed: page.SHED_DEADLINE,
@@ -94,6 +116,9 @@ def scorer(
             if timeout or admission.strict or not arm.inline:
                 expires = admission.admit(timeout, arrived, arm.lane, reply.since)
             row = now.decode(body)
+        except LookedUpElsewhere as elsewhere:
+            wanted = Wanted(now, arm, ts_us, request_id, unit, arrived, expires, reply)
+            return look_up(elsewhere, wanted)
         except RequestRefused as refused:
             return refuse(refused, request_id)
         decoded = perf_counter_ns()
@@ -116,6 +141,38 @@ def scorer(
         if now.shadows:
             now.offer_to_shadows(ts_us, request_id, unit, row)
         return arm.encode(value, request_id, parse_us, 0, score_us)
+
+    def look_up(elsewhere: LookedUpElsewhere, wanted: Wanted) -> Answer | None:
+        """The answer comes by `reply`, when the features have."""
+
+        def found(content: bytes | ViewMissing | None) -> None:
+            answer = go_on(elsewhere, wanted, content)
+            if answer is not None:
+                wanted.reply(answer)
+
+        try:
+            elsewhere.ask(found)
+        except RequestRefused as refused:
+            return refuse(refused, wanted.id)
+        return None
+
+    def go_on(elsewhere: LookedUpElsewhere, wanted: Wanted, content: bytes | ViewMissing | None) -> Answer | None:
+        if wanted.reply.disconnected:
+            cells[page.SHED_GONE] += 1
+            return None
+        try:
+            if isinstance(content, ViewMissing):
+                raise content
+            if 0 < wanted.expires < perf_counter_ns():
+                raise DeadlinePassed("this request was not answered by its deadline")
+            row = wanted.now.decode(elsewhere.complete(content))
+        except RequestRefused as refused:
+            return refuse(refused, wanted.id)
+        request = Request(
+            wanted.now, wanted.arm, wanted.ts_us, wanted.id, wanted.unit, row,
+            (perf_counter_ns() - wanted.arrived) // 1000, wanted.expires, wanted.reply,
+        )  # fmt: skip
+        return score_inline(request) if wanted.arm.inline else submit(request)
 
     def score_inline(request: Request) -> Answer | None:
         began = perf_counter_ns()
@@ -155,7 +212,8 @@ def scorer(
         try:
             return find_unit(body)
         except RequestRefused:
-            now.decode(body)  # raises what is wrong with the body as a whole, which is told first
+            with suppress(LookedUpElsewhere):
+                now.decode(body)  # raises what is wrong with the body as a whole, which is told first
             raise
 
     def finish(request: Request, scored: Scored) -> Answer | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -61,7 +62,7 @@ def train(
     if algorithm not in ("xgboost", "lightgbm"):
         raise RecipeRefused(f"--algorithm: {algorithm!r} is neither xgboost nor lightgbm")
     chosen = recipes.load(recipe or (f"tabular-{algorithm}" if data else f"churn-{algorithm}"))
-    dataset = _dataset(chosen, data, target, positive)
+    dataset = _dataset(chosen, data, target, positive, progress)
     trained = run(
         chosen,
         dataset,
@@ -131,7 +132,9 @@ def simulate(
     typer.echo(f"{rows:,} customers, {world.churned.mean():.1%} leave, best possible AUC {world.best_auc:.4f}: {out}")
 
 
-def _dataset(recipe: Recipe, data: Path | None, target: str | None, positive: str | None) -> Dataset:
+def _dataset(
+    recipe: Recipe, data: Path | None, target: str | None, positive: str | None, progress: Callable[[str], None]
+) -> Dataset:
     from training.data import from_frame, read_dataset
     from training.inference import tidy
     from training.simulator import TARGET
@@ -148,4 +151,8 @@ def _dataset(recipe: Recipe, data: Path | None, target: str | None, positive: st
     column = target or named.target
     if not column:
         raise RecipeRefused("--target: name the column to predict")
+    if named.features and recipe.lookup:
+        from training.feature_store import dataset
+
+        return dataset(named, recipe.lookup, data or Path(named.path), column, positive or named.positive, progress)
     return read_dataset(data or named.path, column, positive=positive or named.positive)

@@ -27,6 +27,7 @@ import msgspec
 
 from training.errors import NotRegistered
 from training.features import FeatureSchema, Matrix
+from training.view import Lookup
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,6 +56,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: dict[str, str]
     metrics: dict[str, float]
     intervals: dict[str, tuple[float | None, float | None]] = {}  # low, high
+    lookup: Lookup | None = None
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,13 @@ from training.card_page import page
 from training.checks import warnings_of
 from training.costs import amounts, best_threshold
 from training.data import Dataset
-from training.errors import DataRefused, GateFailed
+from training.errors import DataRefused, GateFailed, RecipeRefused
 from training.evaluation import THRESHOLD, Gate, evaluate, judge
 from training.features import FeatureSchema, InputRefused, Matrix, encode_frame, infer
 from training.inference import constants, identifiers
 from training.recipe import Recipe, flat
 from training.segments import refuse_unknown
+from training.view import Lookup
 
 REFERENCE_ROWS = 10_000
 Indices = npt.NDArray[np.intp]
@@ -69,6 +70,8 @@ def train(
     progress(f"{len(dataset.positive):,} rows of {dataset.source}, {schema.width} features, {_kinds(schema)}")
     if left_out:
         progress(f"left out: {', '.join(f'{column} ({why})' for column, why in _reasons(dataset, left_out).items())}")
+    if recipe.lookup:
+        _refuse_lookup(recipe.lookup, schema)
     refuse_unknown(recipe.evaluation, dataset.features, dataset.source)
     if recipe.costs:
         amounts(recipe.costs, dataset.features, dataset.source)
@@ -168,6 +171,13 @@ def _encoded(schema: FeatureSchema, dataset: Dataset, frame: pd.DataFrame) -> Ma
         raise DataRefused(f"{dataset.source}: {refused}") from None
 
 
+def _refuse_lookup(lookup: Lookup, schema: FeatureSchema) -> None:
+    try:
+        lookup.refuse_misfit(schema)
+    except InputRefused as refused:
+        raise RecipeRefused(f"lookup: {refused}") from None
+
+
 def _threshold(
     recipe: Recipe,
     dataset: Dataset,
@@ -240,6 +250,7 @@ def _record(
         recipe=dict(flat(recipe)),
         metrics=dict(metrics),
         intervals={name: (found.low, found.high) for name, found in assessed.figures.items()},
+        lookup=recipe.lookup,
     )
     with mlflow.start_run() as run:
         mlflow.log_params(facts.recipe | {"data.source": dataset.source, "rounds.kept": str(fitted.rounds)})
