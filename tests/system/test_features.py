@@ -1,0 +1,130 @@
+"""By entity, the whole way: init, apply, train, materialise, compile, serve; offline, online and logged values are one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from lanes_of import logged
+from running import Running
+
+from compile.bundle import locate, read
+from training import feature_repo, feature_tables, registry
+from training.features import decode_matrix, encode_frame
+from training.view import ViewFile, path_of
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and its dependencies' deprecations are not ours to mend
+
+
+@pytest.fixture
+def coppice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The command line in a folder of its own; standard output."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COPPICE_")}
+
+    def run(*words: str) -> str:
+        call = [sys.executable, "-W", "ignore", "-m", "coppice", *words]
+        ran = subprocess.run(
+            call, cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    return run
+
+
+def quick(recipe: Path, *more: str) -> None:
+    """Few rounds, and whatever else the test declares."""
+    text = recipe.read_text(encoding="utf-8").replace("most = 2000", "most = 30")
+    recipe.write_text("\n".join([text, *more]), encoding="utf-8")
+
+
+def released(coppice: Callable[..., str], model: str) -> str:
+    digest = coppice("compile", model, "--no-cross-check").split()[-1]
+    coppice("routes", "publish", model, "--arm", f"champion={digest}")
+    return digest
+
+
+def test_churn_by_customer(coppice: Callable[..., str], serve: Callable[..., Running], tmp_path: Path) -> None:
+    assert "recipe.toml" in coppice("features", "init", "--rows", "1200", "--seed", "4")
+    features = tmp_path / "var" / "features"
+    labels = pd.read_parquet(features / "labels.parquet")
+    early = pd.DataFrame(
+        {"customer_id": ["c000000"], "event_time": [pd.Timestamp("2020-01-01T00:00:00Z")], "churned": [True]}
+    )
+    pd.concat([labels, early]).to_parquet(features / "labels.parquet", index=False)
+    assert "15 features, 1,200 of customer_id" in coppice("features", "apply")
+    quick(features / "recipe.toml")
+    told = coppice("train", "var/features/recipe.toml")
+    assert "left out 1 of 1,201 labels: view churn knew nothing" in told
+    assert "'c000000' at 2020-01-01" in told
+    coppice("features", "materialize", "--as-of", "2024-04-01T00:00:00Z")
+    assert "1,200 rows as of 2024-04-01" in coppice("features", "show")
+    manifest = read(locate(tmp_path / "var" / "releases", released(coppice, "churn")))
+    assert manifest.lookup is not None
+    assert (manifest.lookup.view, manifest.lookup.entity) == ("churn", "customer_id")
+
+    repository = feature_repo.load(features)
+    table = feature_tables.read(repository, repository.view("churn"))
+    offline = table[table["event_time"] == table["event_time"].max()].set_index("customer_id")
+    online = ViewFile(path_of(tmp_path / "var" / "views", "churn"))
+    assert list(online.entities()) == offline.index.tolist()
+    server = serve(tmp_path / "var" / "releases", views=tmp_path / "var" / "views")
+    shelf = registry.download("churn")
+    picked = offline.index[:: len(offline) // 20].tolist()
+    encoded = encode_frame(shelf.schema, offline.loc[picked])
+    expected = shelf.probability(encoded)
+    for name, row, probability in zip(picked, encoded, expected, strict=True):
+        found = json.loads(online.find(name) or b"{}")
+        given = {feature: values[0] for feature, values in decode_matrix(shelf.schema, row[None]).items()}
+        assert {feature: found[feature] for feature in shelf.schema.names} == given
+        status, _, answer = server.ask("/predict", json.dumps({"entity": {"customer_id": name}}).encode())
+        assert status == 200
+        assert abs(json.loads(answer)["probability"] - probability) <= 1e-6
+    assert server.stop() == 0
+    rows = sorted(logged(server.traffic), key=lambda one: one["seq"])
+    assert np.array_equal([one["features"] for one in rows], encoded, equal_nan=True)
+
+
+def test_telco_by_customer(
+    coppice: Callable[..., str], serve: Callable[..., Running], tmp_path: Path, real_data: Callable[[str], Path]
+) -> None:
+    coppice(
+        *("features", "init", "var/telco", "--data", str(real_data("telco_churn.csv"))),
+        *("--entity", "customerID", "--target", "Churn"),
+    )
+    coppice("features", "apply", "var/telco")
+    recipe = tmp_path / "var" / "telco" / "recipe.toml"
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text(text.replace('# override = ["..."]', 'override = ["Contract"]'), encoding="utf-8")
+    quick(recipe)
+    coppice("train", str(recipe))
+    coppice("features", "materialize", "var/telco", "--views", "var/views")
+    released(coppice, "telco_churn")
+    server = serve(tmp_path / "var" / "releases", views=tmp_path / "var" / "views", model="telco_churn")
+    frame = pd.read_csv(real_data("telco_churn.csv")).set_index("customerID")
+    shelf = registry.download("telco_churn")
+    picked = [
+        frame.index[0],
+        *frame.index[frame["TotalCharges"].str.strip() == ""][:2],
+    ]  # a new customer has no total yet
+    chosen = frame.loc[picked].assign(TotalCharges=lambda rows: pd.to_numeric(rows["TotalCharges"], errors="coerce"))
+    for contract in (None, "Two year"):
+        asked = chosen if contract is None else chosen.assign(Contract=contract)
+        expected = shelf.probability(encode_frame(shelf.schema, asked))
+        for name, probability in zip(picked, expected, strict=True):
+            body: dict[str, object] = {"entity": {"customerID": name}} | ({"Contract": contract} if contract else {})
+            status, _, answer = server.ask("/predict", msgspec.json.encode(body))
+            assert status == 200, answer
+            assert abs(json.loads(answer)["probability"] - probability) <= 1e-6
+    status, _, answer = server.ask("/predict", b'{"entity": {"customerID": "nobody"}}')
+    assert (status, json.loads(answer)["field"]) == (404, "customerID")

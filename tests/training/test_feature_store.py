@@ -1,0 +1,238 @@
+"""Feast behind our protocol: what was known at an instant and no later, no label lost in silence, online as offline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from training import feature_init, feature_repo, feature_store, feature_tables
+from training import recipe as recipes
+from training.errors import DataRefused, RecipeRefused, StoreRefused
+from training.feature_repo import Repository, View
+from training.feature_store import FeatureStore, training_set
+from training.simulator import simulate
+from training.view import ViewFile, ViewRefused, path_of
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Feast's and its dependencies' deprecations are not ours to mend
+
+DECLARED = """
+[[views]]
+name = "people"
+entity = "id"
+table = "people.csv"
+time = "known"
+
+[[views.features]]
+name = "x"
+kind = "number"
+[[views.features]]
+name = "plan"
+kind = "category"
+[[views.features]]
+name = "pays"
+kind = "boolean"
+"""
+PEOPLE = """id,known,x,plan,pays
+007,2024-01-01T00:00:00Z,1.5,basic,true
+007,2024-01-11T00:00:00Z,2.5,plus,false
+8,2024-01-05T00:00:00Z,,,
+c,2024-04-01T12:00:05.000001Z,4,plus,true
+"""
+LABELS = [  # (id, instant, what was known of x and plan, or None: nothing)
+    ("007", "2024-01-01T00:00:00Z", (1.5, "basic")),  # at the very instant
+    ("007", "2024-01-10T23:59:59.999999Z", (1.5, "basic")),
+    ("007", "2024-01-11T00:00:00Z", (2.5, "plus")),
+    ("007", "2023-12-31T23:59:59.999999Z", None),  # before anything was known
+    ("8", "2024-01-04T00:00:00Z", None),
+    ("8", "2024-01-06T00:00:00Z", None),  # known by then, and every feature missing
+    ("nobody", "2024-01-06T00:00:00Z", None),
+    ("c", "2024-04-01T12:00:05.000001Z", (4.0, "plus")),
+    ("c", "2024-04-01T12:00:05Z", None),  # a microsecond before
+    ("007", "2024-01-11T00:00:00Z", (2.5, "plus")),  # the same again: Feast answers once
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("features")
+    (made / "features.toml").write_text(DECLARED, encoding="utf-8")
+    (made / "people.csv").write_text(PEOPLE, encoding="utf-8")
+    return made
+
+
+@pytest.fixture(scope="module")
+def applied(folder: Path) -> tuple[Repository, View, FeatureStore]:
+    repository = feature_repo.load(folder)
+    view = repository.view("people")
+    feature_tables.make(repository, view)
+    store = feature_store.opened(repository)
+    store.apply(repository.declared.views)
+    return repository, view, store
+
+
+def labels_of(rows: list[tuple[str, str, Any]]) -> pd.DataFrame:
+    who, when, _ = zip(*rows, strict=True)
+    return pd.DataFrame({"id": who, "at": when, "left": range(len(rows))})
+
+
+def test_labels_get_what_was_known_then_and_the_rest_is_counted(applied: tuple[Repository, View, FeatureStore]) -> None:
+    _, view, store = applied
+    made = training_set(store, view, labels_of(LABELS), "at", "labels")
+    expected = [(place, *known) for place, (_, _, known) in enumerate(LABELS) if known]
+    assert list(made.frame[["left", "x", "plan"]].itertuples(index=False, name=None)) == expected
+    assert made.unknown == len(LABELS) - len(expected) == 5
+    assert made.example == "'007' at 2023-12-31T23:59:59.999999+00:00"
+    assert list(made.frame.columns) == ["x", "plan", "pays", "left"]
+
+
+def test_feast_alone_would_have_lost_labels(applied: tuple[Repository, View, FeatureStore]) -> None:
+    """Why the answer is joined to the labels again: should Feast mend this, so much the better."""
+    _, view, store = applied
+    who, when = [row[0] for row in LABELS], [row[1] for row in LABELS]
+    pairs = pd.DataFrame({"id": who, "event_time": pd.to_datetime(when, format="ISO8601", utc=True)})
+    assert len(store.as_of(view, pairs)) < len(LABELS)
+
+
+def test_online_is_offline_is_what_the_server_finds(
+    applied: tuple[Repository, View, FeatureStore], tmp_path: Path
+) -> None:
+    repository, view, store = applied
+    at = datetime(2024, 4, 1, 12, 0, 0, tzinfo=UTC)
+    facts = feature_store.materialize(store, repository, view, at, str(tmp_path))
+    assert facts.rows == 2  # of c nothing is known yet
+    found = ViewFile(path_of(tmp_path, "people"))
+    assert found.find("007") == b'{"x":2.5,"plan":"plus","pays":false}'
+    assert found.find("8") == b'{"x":null,"plan":null,"pays":null}'
+    assert found.find("c") is None
+    before = path_of(tmp_path, "people").read_bytes()
+    feature_store.materialize(store, repository, view, at, str(tmp_path))
+    assert path_of(tmp_path, "people").read_bytes() == before
+    later = datetime(2024, 4, 1, 12, 0, 5, 1, tzinfo=UTC)
+    feature_store.materialize(store, repository, view, later, str(tmp_path))
+    assert ViewFile(path_of(tmp_path, "people")).find("c") == b'{"x":4.0,"plan":"plus","pays":true}'
+    with pytest.raises(ViewRefused, match=r"later than 2024-04-01T12:00:00\.000000"):
+        feature_store.materialize(store, repository, view, at, str(tmp_path))
+    with pytest.raises(StoreRefused, match="the online store knows 'c' of 2024-04-01T12:00:05"):
+        feature_store.materialize(
+            _With(store, ["007", "8", "c"]),
+            repository,
+            view,
+            at,
+            str(tmp_path / "other"),  # type: ignore[arg-type]
+        )
+
+
+class _With:
+    """The store, asked for more entities than are known by then."""
+
+    def __init__(self, store: FeatureStore, entities: list[str]) -> None:
+        self._store, self._entities = store, entities
+
+    def latest(self, view: View, entities: Any, as_of: datetime) -> Iterator[Any]:  # noqa: ARG002
+        return self._store.latest(view, self._entities, as_of)
+
+
+def test_a_view_that_is_not_applied_as_declared_is_said_to_be_so(
+    applied: tuple[Repository, View, FeatureStore], folder: Path
+) -> None:
+    _, view, store = applied
+    unknown = View(name="unknown", entity="id", table="t", time="known", features=view.features)
+    changed = View(name="people", entity="id", table="t", time="known", features=view.features[:1])
+    for other in (unknown, changed):
+        with pytest.raises(StoreRefused, match=f"{other.name}: Feast does not know it as declared: .*apply {folder}"):
+            store.as_of(other, pd.DataFrame({"id": ["007"], "event_time": [pd.Timestamp("2024-01-01T00:00:00Z")]}))
+
+
+def plain(column: pd.Series[Any]) -> list[object]:
+    return column.astype(object).where(column.notna(), None).tolist()
+
+
+def test_the_churn_view_at_the_reference_date_is_the_simulators_own_features(tmp_path: Path) -> None:
+    feature_init.churn(tmp_path, rows=400, seed=3)
+    repository = feature_repo.load(tmp_path)
+    view = repository.view("churn")
+    table = feature_tables.make(repository, view)
+    world = simulate(400, seed=3).features
+    newest = table[table["event_time"] == pd.Timestamp(feature_init.REFERENCE)].reset_index(drop=True)
+    assert newest["customer_id"].tolist() == [f"c{n:06d}" for n in range(400)]
+    assert set(view.kinds) == set(world.columns)
+    for name in view.kinds:
+        ours, theirs = newest[name], world[name]
+        if name in ("usage_trend", "usage_gb_30d", "days_since_login"):  # rounded from sums of another order
+            assert np.allclose(ours, theirs, atol=0.1 if name == "days_since_login" else 0.011, equal_nan=True), name
+        else:
+            assert plain(ours) == plain(theirs), name
+    grid = sorted(table["event_time"].unique())
+    assert len(grid) == 13
+    assert (np.diff(grid) == np.timedelta64(7, "D")).all()
+    early = table[table["event_time"] == grid[0]]
+    assert early["logins_30d"].mean() < newest["logins_30d"].mean()  # less than 30 days have passed
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ('entity = "id"', "Object missing required field `entity`"),
+        ('table = "people.csv"', "a table needs features"),
+        ('time = "known"', "name the `time` column"),
+        ('kind = "number"', "Object missing required field `kind`"),
+    ],
+)
+def test_a_declaration_that_lacks_something_is_refused_by_file_and_key(tmp_path: Path, change: str, words: str) -> None:
+    (tmp_path / "features.toml").write_text(DECLARED.replace(change, "", 1), encoding="utf-8")
+    with pytest.raises(RecipeRefused, match=words) as refused:
+        feature_repo.load(tmp_path)
+    assert str(tmp_path / "features.toml") in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        ('online = "mysql"', "neither sqlite nor redis"),
+        ('store = "hopsworks"', "store"),
+        ('colour = "red"', "colour"),
+        ('project = "a b"', "project"),
+    ],
+)
+def test_a_declaration_of_the_unknown_is_refused(tmp_path: Path, added: str, words: str) -> None:
+    (tmp_path / "features.toml").write_text(f"{added}\n{DECLARED}", encoding="utf-8")
+    with pytest.raises(RecipeRefused, match=words):
+        feature_repo.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (",2024-01-01T00:00:00Z,1,basic,true", "people.csv: id: 1 rows have no entity"),
+        ("9,yesterday,1,basic,true", "people.csv: known: 1 rows have no instant.*'yesterday'"),
+        ("9,2024-01-01T00:00:00Z,much,basic,true", "people.csv: x: is declared a number"),
+        ("9,2024-01-01T00:00:00Z,1,basic,perhaps", "people.csv: pays: is declared a boolean"),
+        ("007,2024-01-01T00:00:00Z,1,basic,true", "1 rows tell another's instant anew: '007', 2024-01-01"),
+    ],
+)
+def test_rows_that_can_not_be_taken_are_named(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "features.toml").write_text(DECLARED, encoding="utf-8")
+    (tmp_path / "people.csv").write_text(PEOPLE + line + "\n", encoding="utf-8")
+    repository = feature_repo.load(tmp_path)
+    with pytest.raises(DataRefused, match=words):
+        feature_tables.make(repository, repository.view("people"))
+    assert not repository.table_of(repository.view("people")).exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('[data]\nfeatures = "f"', "data.features: needs data.path"),
+        ('[lookup]\nview = "v"', "entity"),
+        ('[lookup]\nview = "v"\nentity = "id"\ncolour = 1', "colour"),
+    ],
+)
+def test_a_recipe_says_all_that_a_training_set_needs(table: str, words: str) -> None:
+    with pytest.raises(RecipeRefused, match=words):
+        recipes.parse(f'algorithm = "xgboost"\n{table}')
