@@ -17,7 +17,7 @@ or would not do, is told in the server's log once, and the one before serves on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +37,16 @@ REDIS = ("redis://", "rediss://")
 Complete = Callable[[bytes | None], bytes]
 """What the view has of the entity, or None -> the body that stands in the request's place. Raises RequestRefused."""
 
+NOTHING: Mapping[str, msgspec.Raw] = {}
+
+
+class _Alone(msgspec.Struct, forbid_unknown_fields=True):
+    """A body that is decoded in full, with nothing in it that a parser may skip."""
+
+    entity: dict[str, str | int]
+
+
+_ALONE = msgspec.json.Decoder(_Alone)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _NAMED = msgspec.json.Decoder(dict[str, str | int])
 
@@ -56,24 +66,24 @@ def looking_up(decode: Decode, schema: FeatureSchema, lookup: Lookup, finder: Fi
     features = frozenset(schema.names)
     allowed = frozenset(lookup.override)
     fallback = _default(schema, lookup)
-    find = finder.find
+    find, alone = finder.find, _ALONE.decode
 
     def decode_either(body: bytes) -> bytes:
+        beside = NOTHING
         try:
-            fields = _FIELDS.decode(body)
-            named = fields.pop(ENTITY, None)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            return decode(body)  # it knows the words for what is wrong
-        if named is None:
-            return decode(body)
-        refuse_odd(body)
-        entity = _entity(bytes(named), lookup)
-        beside = {name: value for name, value in fields.items() if name in features}
-        for name in beside:
-            if name not in allowed:
-                raise FieldRefused(
-                    f"{name}: is looked up by {lookup.entity}, and a request may not give it beside", name
-                )
+            entity = _entity(alone(body).entity, lookup)  # -8 µs for the usual one (`python -m serving.lookup_bench`)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            try:
+                fields = _FIELDS.decode(body)
+                named = fields.pop(ENTITY, None)
+            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+                return decode(body)  # it knows the words for what is wrong
+            if named is None:
+                return decode(body)
+            refuse_odd(body)
+            entity = _entity(_keys(bytes(named), lookup), lookup)
+            beside = {name: value for name, value in fields.items() if name in features}
+            refuse_undeclared(beside)
 
         def complete(found: bytes | None) -> bytes:
             found = fallback if found is None else found
@@ -87,6 +97,12 @@ def looking_up(decode: Decode, schema: FeatureSchema, lookup: Lookup, finder: Fi
             elsewhere.complete = complete
             raise
         return decode(complete(found))
+
+    def refuse_undeclared(beside: Mapping[str, msgspec.Raw]) -> None:
+        for name in beside:
+            if name not in allowed:
+                words = f"{name}: is looked up by {lookup.entity}, and a request may not give it beside"
+                raise FieldRefused(words, name)
 
     return decode_either
 
@@ -159,18 +175,24 @@ def misfit_of(schema: FeatureSchema, lookup: Lookup) -> Callable[[Facts], None]:
     return refuse
 
 
-def _entity(named: bytes, lookup: Lookup) -> str:
-    like = f'{ENTITY}: must be an object such as {{"{lookup.entity}": "..."}}, its value text or a whole number'
+def _keys(named: bytes, lookup: Lookup) -> dict[str, str | int]:
     try:
-        keys = _NAMED.decode(named)
+        return _NAMED.decode(named)
     except msgspec.MsgspecError:
-        raise FieldRefused(like, ENTITY) from None
+        raise FieldRefused(_like(lookup), ENTITY) from None
+
+
+def _entity(keys: dict[str, str | int], lookup: Lookup) -> str:
     if keys.keys() != {lookup.entity}:
-        raise FieldRefused(like, ENTITY)
+        raise FieldRefused(_like(lookup), ENTITY)
     entity = str(keys[lookup.entity])
     if len(entity) > MAX_ENTITY_LETTERS:
         raise FieldRefused(f"{ENTITY}: {lookup.entity} must have at most {MAX_ENTITY_LETTERS} letters", ENTITY)
     return entity
+
+
+def _like(lookup: Lookup) -> str:
+    return f'{ENTITY}: must be an object such as {{"{lookup.entity}": "..."}}, its value text or a whole number'
 
 
 def _default(schema: FeatureSchema, lookup: Lookup) -> bytes | None:
@@ -179,5 +201,5 @@ def _default(schema: FeatureSchema, lookup: Lookup) -> bytes | None:
     return msgspec.json.encode({name: lookup.default.get(name) for name in schema.names})
 
 
-def _overridden(found: bytes, beside: dict[str, msgspec.Raw]) -> bytes:
-    return msgspec.json.encode(_FIELDS.decode(found) | beside)
+def _overridden(found: bytes, beside: Mapping[str, msgspec.Raw]) -> bytes:
+    return msgspec.json.encode(_FIELDS.decode(found) | dict(beside))

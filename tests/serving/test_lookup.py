@@ -123,6 +123,8 @@ def test_only_what_is_declared_may_be_given_beside_the_entity(asking: Asking) ->
         (b'{"entity": {"id": "p1"}', 400, None, "not JSON"),
         (b'{"entity": {"id": "\xff"}}', 400, None, "not UTF-8"),
         (b'{"entity": {"id": "p1"}, "x": ' + b"[" * 50 + b"]" * 50 + b"}", 400, None, "too deeply"),
+        (b'{"entity": {"id": "\\ud800"}}', 400, None, "not JSON"),
+        ({"entity": {"id": "p\0"}}, 404, "id", "is not in the view"),
         (b'["entity"]', 400, None, "one JSON object"),
         (b"", 400, None, "empty"),
     ],
