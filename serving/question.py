@@ -17,7 +17,7 @@ from serving.many import Context, Many, score_many
 from serving.responses import read_content
 
 LOOP_BYTES = 1 << 15  # a body up to this is decoded on the loop: less than a slice of it
-LOOKED_UP_BYTES = 1 << 12  # the same of a model that looks entities up: some 100 of them, at 10 µs each
+LOOKED_UP_BYTES = 1 << 12  # the same of a model that looks entities up: some 80 of them, at 13 µs each
 LOOP_ROWS = 500  # an answer up to this is spelled there
 
 
