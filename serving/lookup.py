@@ -26,13 +26,12 @@ import msgspec
 from serving.decoding import Decode, refuse_odd
 from serving.errors import EntityUnknown, FieldRefused, LookedUpElsewhere, ViewMissing
 from training.features import FeatureSchema
-from training.view import Facts, Lookup, ViewFile, ViewRefused, mark_of, path_of
+from training.view import REDIS, Facts, Lookup, Mark, ViewFile, ViewRefused, mark_of, path_of
 
 logger = logging.getLogger("coppice")
 
 ENTITY = "entity"
 MAX_ENTITY_LETTERS = 256
-REDIS = ("redis://", "rediss://")
 
 Complete = Callable[[bytes | None], bytes]
 """What the view has of the entity, or None -> the body that stands in the request's place. Raises RequestRefused."""
@@ -126,7 +125,7 @@ class FileFinder:
         self._path = path_of(folder, lookup.view)
         self._refuse = misfit_of(schema, lookup)
         self._open: ViewFile | None = None
-        self._refused_mark: tuple[int, int] | None = None
+        self._refused_mark: Mark | None = None
         self._told = ""
 
     def find(self, entity: str) -> bytes | None:
@@ -139,7 +138,7 @@ class FileFinder:
         except ViewRefused as refused:
             raise self._missing(refused) from None
 
-    def _look_again(self, mark: tuple[int, int]) -> ViewFile:
+    def _look_again(self, mark: Mark) -> ViewFile:
         """Raises ViewRefused where neither the new file nor one before it will do. One that is let go is closed with its last
         user: another thread may be reading in it."""
         if mark != self._refused_mark:

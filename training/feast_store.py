@@ -29,7 +29,10 @@ class FeastStore:
     def __init__(self, repository: Repository) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations of what Feast uses are not ours to mend
-            from feast import FeatureStore, RepoConfig
+            try:
+                from feast import FeatureStore, RepoConfig
+            except ImportError as missing:
+                raise StoreRefused(f"store: feast: {missing}: pip install 'coppice[feast]'") from None
         self._repository = repository
         repository.data.mkdir(parents=True, exist_ok=True)
         self._store = FeatureStore(config=RepoConfig(**_config(repository)))

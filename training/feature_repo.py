@@ -1,8 +1,9 @@
 """A feature repository: a folder whose `features.toml` says which views there are, of which tables and events. Validated.
 
-store = "feast"                     who keeps the features: feast
+store = "feast"                     who keeps the features: feast, or databricks
 project = "coppice"
 online = "sqlite"                   Feast's online store: sqlite (in the folder), or redis://host:port/db
+schema = "catalog.schema"           of Databricks: where in Unity Catalog a view's table is
 
 [[views]]
 name = "churn"                      what a recipe's [lookup] and a server look up
@@ -45,6 +46,7 @@ from training.transforms import Transform, refuse_impossible
 
 FILE = "features.toml"
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+SCHEMA = re.compile(r"[A-Za-z0-9_]+\.[A-Za-z0-9_]+")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -100,9 +102,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     views: tuple[View, ...]
-    store: Literal["feast"] = "feast"
+    store: Literal["feast", "databricks"] = "feast"
     project: str = "coppice"
     online: str = "sqlite"
+    schema: str = ""
 
     def __post_init__(self) -> None:
         if not self.views:
@@ -113,6 +116,12 @@ class Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise RecipeRefused(f"views.{name}: is declared twice")
         if not NAME.fullmatch(self.project):
             raise RecipeRefused("project: must be letters, digits and _")
+        if (self.store == "databricks") != bool(SCHEMA.fullmatch(self.schema)):
+            raise RecipeRefused("schema: a store in Databricks needs catalog.schema, and no other takes one")
+        if self.online != "sqlite" and self.store != "feast":
+            raise RecipeRefused(
+                "online: is of Feast; views for servers are put where `coppice features materialize` is told"
+            )
         if self.online != "sqlite" and not self.online.startswith(("redis://", "rediss://")):
             raise RecipeRefused(f"online: {self.online!r} is neither sqlite nor redis://host:port/db")
 

@@ -27,9 +27,7 @@ from training.errors import DataRefused, RecipeRefused, StoreRefused
 from training.feature_repo import Repository, View
 from training.feature_tables import TIME
 from training.recipe import Data
-from training.view import Facts, Lookup, ViewFile, ViewRefused
-
-REDIS = ("redis://", "rediss://")
+from training.view import REDIS, Facts, Lookup, ViewFile, ViewRefused
 
 
 class FeatureStore(Protocol):
@@ -59,6 +57,10 @@ class TrainingSet:
 
 def opened(repository: Repository) -> FeatureStore:
     """The store that the repository declares."""
+    if repository.declared.store == "databricks":
+        from training.databricks_store import DatabricksStore
+
+        return DatabricksStore.connected(repository)
     from training.feast_store import FeastStore
 
     return FeastStore(repository)
@@ -130,6 +132,11 @@ def materialize(store: FeatureStore, repository: Repository, view: View, as_of: 
     table = feature_tables.read(repository, view)
     known = table[table[TIME] <= pd.Timestamp(as_of)]
     entities = sorted(known[view.entity].unique())
+    if not entities:
+        begins = table[TIME].min()
+        raise DataRefused(
+            f"{view.name}: nothing was known of any {view.entity} by {stamp}; the table begins at {begins}"
+        )
     facts = Facts(view.name, view.entity, view.kinds, stamp, len(entities))
     rows = ((name, views.spell(view.kinds, values)) for name, values in store.latest(view, entities, as_of))
     if address.startswith(REDIS):

@@ -19,13 +19,13 @@ app = typer.Typer(
     help="""Features by entity: declared once, joined to labels as they were known, looked up by the server.
 
     \b
-        coppice features init                    # the churn world: tables, events, features.toml, recipe.toml
-        coppice features apply                   # compute what is made of events, make the views known to Feast
-        coppice train var/features/recipe.toml   # labels joined with what was known at each label's instant
-        coppice features materialize             # var/views/churn.view, which `coppice serve` looks up
+        coppice features init             # the churn world, in var/features
+        coppice features apply            # compute, and tell the store
+        coppice train var/features/recipe.toml
+        coppice features materialize      # var/views/churn.view
         coppice features show
 
-    Then compile, publish and serve as any model, and ask: {"entity": {"customer_id": "c000007"}}.
+    Compile, publish and serve as any model, then ask by {"entity": {"customer_id": "c000007"}}. docs/features.md has it all.
     """,
 )
 FOLDER = Annotated[Path, typer.Argument(help="the feature repository: a folder with a features.toml")]

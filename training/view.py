@@ -34,7 +34,9 @@ from training.features import FeatureSchema, InputRefused, Kind, encode_value
 FORMAT = 1
 SUFFIX = ".view"
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+REDIS = ("redis://", "rediss://")  # how the address of views in Redis begins; any other is a folder
 Value = float | str | bool | None
+Mark = tuple[int, int, int]
 
 
 class ViewRefused(Exception):
@@ -174,13 +176,13 @@ class ViewFile:
             self._database.close()
 
 
-def mark_of(path: Path) -> tuple[int, int]:
-    """What tells a file from the one that replaces it, as long as the first is open. Raises ViewRefused."""
+def mark_of(path: Path) -> Mark:
+    """What tells a file from the one that replaces it. Raises ViewRefused."""
     try:
         found = os.stat(path)
     except OSError as refused:
         raise ViewRefused(f"{path}: {refused.strerror}") from None
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def decode_facts(content: str | bytes, where: str) -> Facts:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from people import DECLARED, LABELS, PEOPLE, labels_of
 
 from training import feature_init, feature_repo, feature_store, feature_tables
 from training import recipe as recipes
@@ -20,42 +21,6 @@ from training.simulator import simulate
 from training.view import ViewFile, ViewRefused, path_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Feast's and its dependencies' deprecations are not ours to mend
-
-DECLARED = """
-[[views]]
-name = "people"
-entity = "id"
-table = "people.csv"
-time = "known"
-
-[[views.features]]
-name = "x"
-kind = "number"
-[[views.features]]
-name = "plan"
-kind = "category"
-[[views.features]]
-name = "pays"
-kind = "boolean"
-"""
-PEOPLE = """id,known,x,plan,pays
-007,2024-01-01T00:00:00Z,1.5,basic,true
-007,2024-01-11T00:00:00Z,2.5,plus,false
-8,2024-01-05T00:00:00Z,,,
-c,2024-04-01T12:00:05.000001Z,4,plus,true
-"""
-LABELS = [  # (id, instant, what was known of x and plan, or None: nothing)
-    ("007", "2024-01-01T00:00:00Z", (1.5, "basic")),  # at the very instant
-    ("007", "2024-01-10T23:59:59.999999Z", (1.5, "basic")),
-    ("007", "2024-01-11T00:00:00Z", (2.5, "plus")),
-    ("007", "2023-12-31T23:59:59.999999Z", None),  # before anything was known
-    ("8", "2024-01-04T00:00:00Z", None),
-    ("8", "2024-01-06T00:00:00Z", None),  # known by then, and every feature missing
-    ("nobody", "2024-01-06T00:00:00Z", None),
-    ("c", "2024-04-01T12:00:05.000001Z", (4.0, "plus")),
-    ("c", "2024-04-01T12:00:05Z", None),  # a microsecond before
-    ("007", "2024-01-11T00:00:00Z", (2.5, "plus")),  # the same again: Feast answers once
-]
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +39,6 @@ def applied(folder: Path) -> tuple[Repository, View, FeatureStore]:
     store = feature_store.opened(repository)
     store.apply(repository.declared.views)
     return repository, view, store
-
-
-def labels_of(rows: list[tuple[str, str, Any]]) -> pd.DataFrame:
-    who, when, _ = zip(*rows, strict=True)
-    return pd.DataFrame({"id": who, "at": when, "left": range(len(rows))})
 
 
 def test_labels_get_what_was_known_then_and_the_rest_is_counted(applied: tuple[Repository, View, FeatureStore]) -> None:
@@ -126,6 +86,29 @@ def test_online_is_offline_is_what_the_server_finds(
             at,
             str(tmp_path / "other"),  # type: ignore[arg-type]
         )
+
+
+@pytest.mark.parametrize(("at", "known"), [("2024-01-21T00:00:00Z", True), ("2024-01-21T00:00:00.000001Z", False)])
+def test_at_the_edge_of_its_ttl_a_value_is_known_offline_as_online(tmp_path: Path, at: str, known: bool) -> None:
+    declared = DECLARED.replace('time = "known"', 'time = "known"\nttl_days = 10.0')
+    (tmp_path / "features.toml").write_text(declared, encoding="utf-8")
+    (tmp_path / "people.csv").write_text(PEOPLE, encoding="utf-8")
+    repository = feature_repo.load(tmp_path)
+    view = repository.view("people")
+    feature_tables.make(repository, view)
+    store = feature_store.opened(repository)
+    store.apply(repository.declared.views)
+    made = training_set(store, view, labels_of([("007", at, None), ("nobody", at, None)]), "at", "labels")
+    assert made.unknown == (1 if known else 2)
+    feature_store.materialize(store, repository, view, datetime.fromisoformat(at), str(tmp_path / "views"))
+    assert (ViewFile(path_of(tmp_path / "views", "people")).find("007") is not None) == known
+
+
+def test_a_view_of_nobody_is_not_written(applied: tuple[Repository, View, FeatureStore], tmp_path: Path) -> None:
+    repository, view, store = applied
+    with pytest.raises(DataRefused, match="nothing was known of any id by 2023-06-01"):
+        feature_store.materialize(store, repository, view, datetime(2023, 6, 1, tzinfo=UTC), str(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 class _With:
