@@ -67,10 +67,17 @@ def _answer_all(view: RedisView, refuse: Callable[[Facts], None], queue: SimpleQ
             if str(refused) != told:
                 told = str(refused)
                 logger.error("%s", refused)
-            answers = [ViewMissing(f"the view {view.name} can't be read just now") for _ in asked]
+            answers = [_missing(view) for _ in asked]
+        except Exception:  # this thread must outlive any one look-up, or nobody would be answered any more
+            logger.exception("looking up %d entities failed", len(asked))
+            answers = [_missing(view) for _ in asked]
         _deliver(asked, answers)
         if ended:
             return
+
+
+def _missing(view: RedisView) -> ViewMissing:
+    return ViewMissing(f"the view {view.name} can't be read here just now")
 
 
 def _others(first: Asked, queue: SimpleQueue[Asked | None]) -> tuple[list[Asked], bool]:

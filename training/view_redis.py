@@ -97,11 +97,14 @@ def present(address: str, name: str) -> Facts | None:
 def connect(address: str) -> Any:
     """A client. Its types say of every call that it may be asynchronous, and so tell a checker nothing."""
     try:
-        from redis import Redis
+        from redis import ConnectionError, Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
     except ModuleNotFoundError:
         raise ViewRefused(f"{_shown(address)}: needs the package 'redis': pip install 'coppice[redis]'") from None
     try:
-        return Redis.from_url(address, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+        again = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))  # one that was closed while idle, no more
+        return Redis.from_url(address, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=again)
     except ValueError as wrong:
         raise ViewRefused(f"{_shown(address)}: {wrong}") from None
 

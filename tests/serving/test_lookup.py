@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from cases import MIXED, mixed_body, mixed_rows, publish_routes, train_mixed
 from fakeredis import TcpFakeServer
+from hypothesis import given
+from hypothesis import strategies as st
 from inprocess import InProcess
 from lanes_of import logged
 from running import Running
@@ -22,6 +24,9 @@ from running import Running
 from compile import build_bundle
 from compile.bundle import publish, read, write
 from compile.errors import BundleRefused
+from serving.decoding import decoder
+from serving.errors import RequestRefused
+from serving.lookup import looking_up
 from training import view as views
 from training import view_redis
 from training.view import Facts, Lookup
@@ -87,9 +92,9 @@ def test_an_entity_is_scored_and_logged_as_its_features_are(asking: Asking, tmp_
     asking.inside.finish()
     rows = sorted(logged(tmp_path / "traffic"), key=lambda row: row["seq"])
     assert len(rows) == 4 * len(PEOPLE) + 4
-    for looked_up, given in zip(rows[0::2], rows[1::2], strict=True):
-        assert np.array_equal(looked_up["features"], given["features"], equal_nan=True)
-        assert looked_up["score"] == given["score"]
+    for looked_up, sent in zip(rows[0::2], rows[1::2], strict=True):
+        assert np.array_equal(looked_up["features"], sent["features"], equal_nan=True)
+        assert looked_up["score"] == sent["score"]
 
 
 def test_only_what_is_declared_may_be_given_beside_the_entity(asking: Asking) -> None:
@@ -144,6 +149,32 @@ def test_a_declared_default_stands_in_for_the_unknown(stores: dict[str, Path], t
     assert asked({"entity": {"id": "nobody"}}) == asked(unknown)
     assert asked({"entity": {"id": "p2"}}) == asked(PEOPLE["p2"])
     asked.inside.finish()
+
+
+NAMED = ("p1", "42", "nobody", "é", "")
+NUMBERS = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+KEYS = st.dictionaries(
+    st.sampled_from(("id", "name", "entity")),
+    st.one_of(st.sampled_from(NAMED), NUMBERS, st.booleans(), st.none()),
+    max_size=2,
+)
+
+
+@given(named=st.one_of(KEYS, st.sampled_from((None, 1, "p1", [], [1], {"id": {"id": "p1"}}))), ascii_only=st.booleans())
+def test_the_usual_body_is_read_as_one_with_more_in_it(named: Any, ascii_only: bool) -> None:
+    class People:
+        def find(self, entity: str) -> bytes | None:
+            return PEOPLE.get(entity)
+
+    decode = looking_up(decoder(MIXED), MIXED, LOOKUP, People())
+
+    def result(body: dict[str, Any]) -> object:
+        try:
+            return decode(json.dumps(body, ensure_ascii=ascii_only, allow_nan=False).encode())
+        except RequestRefused as refused:
+            return type(refused), refused.message, refused.field
+
+    assert result({"entity": named}) == result({"entity": named, "note": 1})
 
 
 def test_many_entities_in_one_request(asking: Asking) -> None:
