@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from time import perf_counter_ns, time_ns
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -32,6 +32,8 @@ logger = logging.getLogger("coppice")
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 MAX_UNIT_BYTES = 256
+ENTITY = "entity"
+_ENTITY = msgspec.json.Decoder(dict[str, str | int])
 ODD_UNIT = f"x-unit: must be ASCII and at most {MAX_UNIT_BYTES} bytes"
 
 
@@ -250,24 +252,36 @@ def has_nan(scores: Scores) -> bool:
 
 
 def unit_finder(field: str) -> Callable[[bytes], bytes]:
-    """The unit that a body names in `field`; b"" where it does not, or where no field is configured."""
+    """The unit that a body names in `field`, or its entity does; b"" where neither does, or where no field is configured."""
     if not field:
         return lambda _: b""
-    decode = msgspec.json.Decoder(
-        msgspec.defstruct("Unit", [("unit", str | int | None, None)], rename={"unit": field})
-    ).decode
+    fields: list[tuple[str, Any, Any]] = [("unit", str | int | None, None)]
+    if field != ENTITY:
+        fields.append((ENTITY, msgspec.Raw, msgspec.Raw()))
+    decode = msgspec.json.Decoder(msgspec.defstruct("Unit", fields, rename={"unit": field})).decode
 
     def find(body: bytes) -> bytes:
         try:
-            unit = decode(body).unit  # type: ignore[attr-defined]  # the struct is made at run time
+            named: Any = decode(body)
         except msgspec.MsgspecError:
             raise RequestRefused(f"{field}: the unit must be a string or a whole number", field) from None
+        unit = named.unit
+        if unit is None and field != ENTITY and named.entity:
+            unit = _unit_of_entity(named.entity, field)
         encoded = b"" if unit is None else str(unit).encode()
         if len(encoded) > MAX_UNIT_BYTES:
             raise RequestRefused(f"{field}: the unit must be at most {MAX_UNIT_BYTES} bytes", field)
         return encoded
 
     return find
+
+
+def _unit_of_entity(entity: msgspec.Raw, field: str) -> str | int | None:
+    """None too where it is no entity: who looks it up refuses it in his own words."""
+    try:
+        return _ENTITY.decode(entity).get(field)
+    except msgspec.MsgspecError:
+        return None
 
 
 def id_maker(writer: str) -> Callable[[int], bytes]:

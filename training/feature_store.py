@@ -105,6 +105,7 @@ def dataset(
     table = feature_tables.read(repository, view)
     frame = read_frame(labels, as_is=[view.entity, data.time])
     made = training_set(opened(repository), view, frame, data.time, str(labels))
+    source = f"{labels.name} with view {view.name} ({len(table):,} rows)"
     if made.unknown:
         told = (
             f"left out {made.unknown:,} of {len(frame):,} labels: view {view.name} knew nothing of the entity at that "
@@ -113,8 +114,8 @@ def dataset(
         if made.frame.empty:
             raise DataRefused(f"{labels}: {told}")
         progress(told)
+        source = f"{source}; {made.unknown:,} of {len(frame):,} labels left out"
     digest = hashlib.sha256(labels.read_bytes() + repository.table_of(view).read_bytes()).hexdigest()
-    source = f"{labels.name} with view {view.name} ({len(table):,} rows)"
     return from_frame(made.frame, target, positive=positive, source=source, digest=digest)
 
 

@@ -257,6 +257,18 @@ def test_a_model_without_a_lookup_has_its_plain_decoder(stores: dict[str, Path],
     assert b"lookup" not in (bundle / "manifest.json").read_bytes()
 
 
+def test_the_entity_may_be_the_experiments_unit(stores: dict[str, Path], tmp_path: Path) -> None:
+    views.write(tmp_path / "views", FACTS, PEOPLE.items())
+    asked = Asking(stores["looking"], tmp_path, str(tmp_path / "views"), unit_field="id")
+    bodies = [{"entity": {"id": "p1"}}, {"entity": {"id": 42}}, {"entity": {"id": "p2"}, "id": "other"}]
+    for body in [*bodies, json.loads(PEOPLE["p1"])]:
+        assert asked(body, "/predict/ab")[0] == 200
+    assert asked({"entity": {"id": [1]}})[1]["field"] == "entity"
+    asked.inside.finish()
+    rows = sorted(logged(tmp_path / "traffic"), key=lambda row: row["seq"])
+    assert [row["unit"] for row in rows] == ["p1", "42", "other", ""]
+
+
 def test_the_documentation_offers_both_bodies(asking: Asking) -> None:
     document = json.loads(asking.inside.asgi("/openapi.json", None, {})[2])
     post = document["paths"]["/predict"]["post"]
@@ -298,7 +310,7 @@ def test_many_who_ask_redis_at_once_get_their_own_answers(
     view_redis.write(redis, FACTS, PEOPLE.items())
     server = serve(stores["looking"], views=redis, http=http)
     expected = {name: json.loads(server.ask("/predict", body)[2])["probability"] for name, body in PEOPLE.items()}
-    names = [f"p{n % 20}" for n in range(40)]
+    names = [f"p{n % 20}" for n in range(16)]
 
     def ask(name: str) -> float:
         status, _, answer = server.ask("/predict", json.dumps({"entity": {"id": name}}).encode())

@@ -62,6 +62,7 @@ def test_churn_by_customer(coppice: Callable[..., str], serve: Callable[..., Run
     told = coppice("train", "var/features/recipe.toml")
     assert "left out 1 of 1,201 labels: view churn knew nothing" in told
     assert "'c000000' at 2020-01-01" in told
+    assert registry.download("churn").facts.source.endswith("1 of 1,201 labels left out")
     coppice("features", "materialize", "--as-of", "2024-04-01T00:00:00Z")
     assert "1,200 rows as of 2024-04-01" in coppice("features", "show")
     manifest = read(locate(tmp_path / "var" / "releases", released(coppice, "churn")))
