@@ -22,6 +22,7 @@ import os
 import re
 import sqlite3
 import tempfile
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from training.features import FeatureSchema, InputRefused, Kind, encode_value
 
 FORMAT = 1
 SUFFIX = ".view"
+ABANDONED_S = 86_400
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 REDIS = ("redis://", "rediss://")  # how the address of views in Redis begins; any other is a folder
 Value = float | str | bool | None
@@ -108,6 +110,7 @@ def spell(features: Mapping[str, Kind], values: Mapping[str, object]) -> bytes:
 def write(folder: Path, facts: Facts, rows: Iterable[tuple[str, bytes]]) -> Facts:
     """Replace the view, whole or not at all; the facts with the number of rows. `rows`: entities and their content."""
     folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     handle, draft = tempfile.mkstemp(dir=folder, prefix=".draft-", suffix=SUFFIX)
     os.close(handle)
     try:
@@ -207,6 +210,14 @@ def _plain(kind: Kind, value: object) -> object:
     if math.isinf(value):
         return msgspec.Raw(b"1e400" if value > 0 else b"-1e400")
     return value
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what writers that were killed left behind. One that takes a day is not expected."""
+    for draft in folder.glob(f".draft-*{SUFFIX}"):
+        with contextlib.suppress(OSError):
+            if time.time() - draft.stat().st_mtime > ABANDONED_S:
+                draft.unlink()
 
 
 def _sync(path: str | Path) -> None:

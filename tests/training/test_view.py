@@ -103,7 +103,12 @@ def test_a_writer_that_is_killed_leaves_the_old_view(tmp_path: Path) -> None:
     writer.stdout.close()
     assert views.path_of(tmp_path, "churn").read_bytes() == before
     assert [path.name for path in views.listed(tmp_path)] == ["churn.view"]
+    (draft,) = tmp_path.glob(".draft-*")
     views.write(tmp_path, FACTS, ROWS)
+    assert draft.exists()  # it may be of a writer that is still at it
+    os.utime(draft, (0, 0))
+    views.write(tmp_path, FACTS, ROWS)
+    assert os.listdir(tmp_path) == ["churn.view"]
 
 
 def test_rows_that_fail_leave_nothing_behind(tmp_path: Path) -> None:
