@@ -45,7 +45,9 @@ class FeastStore:
     def as_of(self, view: View, pairs: pd.DataFrame) -> pd.DataFrame:
         asked = pairs.rename(columns={TIME: "event_timestamp"})
         with _quiet():
-            answered = self._store.get_historical_features(entity_df=asked, features=self._names(view)).to_df()
+            answered: pd.DataFrame = self._store.get_historical_features(
+                entity_df=asked, features=self._names(view)
+            ).to_df()
         return answered.rename(columns={"event_timestamp": TIME})
 
     def latest(

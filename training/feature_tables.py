@@ -148,8 +148,8 @@ def _cutoffs(view: View, times: pd.Series[Any], first: pd.Series[Any], path: Pat
 
 def _as_known(cutoffs: pd.DataFrame, table: pd.DataFrame, entity: str) -> pd.DataFrame:
     joined = pd.merge_asof(
-        cutoffs.reset_index().sort_values(TIME, kind="stable"),
-        table.sort_values(TIME, kind="stable"),
+        cutoffs.astype({entity: object}).reset_index().sort_values(TIME, kind="stable"),
+        table.astype({entity: object}).sort_values(TIME, kind="stable"),
         on=TIME,
         by=entity,
     )
