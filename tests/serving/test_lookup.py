@@ -24,6 +24,7 @@ from running import Running
 from compile import build_bundle
 from compile.bundle import publish, read, write
 from compile.errors import BundleRefused
+from compile.summary import as_text
 from serving.decoding import decoder
 from serving.errors import RequestRefused
 from serving.lookup import looking_up
@@ -334,6 +335,9 @@ def test_a_bundle_keeps_its_lookup_and_one_that_does_not_fit_is_refused(
     (bundle,) = (stores["looking"] / "bundles").iterdir()
     manifest = read(bundle)
     assert manifest.lookup == LOOKUP
+    summary = as_text(bundle, manifest, None, None)
+    assert "by id, in the view people" in summary
+    assert "beside it: visits, plan; the unknown: a 404" in summary
     files = {name: (bundle / name).read_bytes() for name in manifest.files}
     misfit = msgspec.structs.replace(manifest, lookup=Lookup("people", "id", override=("nothing",)))
     written = write(tmp_path, misfit, files, None)
