@@ -1,12 +1,13 @@
 """Feast as the feature store (extra `feast`): tables in files, the online side in SQLite, or in Redis where addressed.
 
-Its registry and SQLite file lie in the repository's `data/`, under the project's name, so Feast's own tools can read them.
+Its registry, SQLite file and `feature_store.yaml` lie in the repository's `data/`: `feast -c data ...` reads them.
 Feast is imported here alone, takes some seconds to import, and stays out of the server.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,11 @@ class FeastStore:
                 raise StoreRefused(f"store: feast: {missing}: pip install 'coppice[feast]'") from None
         self._repository = repository
         repository.data.mkdir(parents=True, exist_ok=True)
-        self._store = FeatureStore(config=RepoConfig(**_config(repository)))
+        config = _config(repository)
+        (repository.data / "feature_store.yaml").write_text(
+            json.dumps(config, indent=2), encoding="utf-8"
+        )  # JSON is YAML
+        self._store = FeatureStore(config=RepoConfig(**config))
 
     def apply(self, views: Sequence[View]) -> None:
         objects = [made for view in views for made in _objects(self._repository, view)]

@@ -27,7 +27,7 @@ from compile.errors import BundleRefused
 from compile.summary import as_text
 from serving.decoding import decoder
 from serving.errors import RequestRefused
-from serving.lookup import looking_up
+from serving.lookup import finder_of, looking_up
 from training import view as views
 from training import view_redis
 from training.view import Facts, Lookup
@@ -320,6 +320,15 @@ def test_many_who_ask_redis_at_once_get_their_own_answers(
 
     with ThreadPoolExecutor(8) as asking:
         assert list(asking.map(ask, names)) == [expected[name] for name in names]
+
+
+def test_the_thread_of_a_view_that_is_let_go_ends(redis: str) -> None:
+    before = set(threading.enumerate())
+    finder = finder_of(redis, MIXED, LOOKUP)
+    (own,) = set(threading.enumerate()) - before
+    del finder
+    own.join(10)
+    assert not own.is_alive()
 
 
 def test_a_redis_that_does_not_answer_is_a_503(stores: dict[str, Path], tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ def test_labels_get_what_was_known_then_and_the_rest_is_counted(applied: tuple[R
     assert list(made.frame.columns) == ["x", "plan", "pays", "left"]
 
 
+def test_feasts_own_tools_find_what_was_applied(applied: tuple[Repository, View, FeatureStore]) -> None:
+    import feast
+
+    repository, view, _ = applied
+    theirs = feast.FeatureStore(repo_path=str(repository.data)).get_feature_view("people")
+    assert [field.name for field in theirs.features] == list(view.kinds)
+
+
 def test_feast_alone_would_have_lost_labels(applied: tuple[Repository, View, FeatureStore]) -> None:
     """Why the answer is joined to the labels again: should Feast mend this, so much the better."""
     _, view, store = applied
