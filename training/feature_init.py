@@ -14,7 +14,7 @@ from training import feature_repo
 from training.data import read_frame
 from training.errors import DataRefused, RecipeRefused
 from training.feature_tables import TIME, entity_text, instants
-from training.features import Feature
+from training.features import Feature, InputRefused
 from training.inference import infer_schema, tidy
 
 LABELS, RECIPE = "labels.parquet", "recipe.toml"
@@ -135,12 +135,17 @@ def own(folder: Path, data: Path, *, entity: str, target: str, time: str, view: 
         instants(frame[time], f"{data}: {time}") if time else pd.Series(pd.Timestamp(ALWAYS), index=frame.index)
     )
     left = frame.drop(columns=[name for name in (entity, target, time) if name])
-    schema = infer_schema(left)
+    try:
+        schema = infer_schema(left)
+    except InputRefused as refused:
+        raise DataRefused(f"{data}: {refused}") from None
+    unused = [str(name) for name in left.columns if name not in schema.names]
+    note = f"# left out, as naming rows or having one value: {', '.join(unused)}\n" if unused else ""
     times = (
         f'time = "{time}"\n' if time else f'since = "{ALWAYS.isoformat()}"   # its values have no time of their own\n'
     )
     text = _view(
-        view, entity, f"table = {json.dumps(str(data.resolve()))}\n{times}", {f.name: f for f in schema.features}
+        view, entity, f"table = {json.dumps(str(data.resolve()))}\n{times}{note}", {f.name: f for f in schema.features}
     )
     tables = {LABELS: pd.concat([pd.DataFrame(kept), frame[[target]]], axis=1)} if target else {}
     return _write(folder, text, tables, _recipe(folder, view, view, entity, target) if target else "")
@@ -151,7 +156,7 @@ def _view(name: str, entity: str, source: str, features: Mapping[str, Feature]) 
         f"\n[[views.features]]\nname = {json.dumps(feature.name)}\nkind = {json.dumps(feature.kind)}\n"
         for feature in features.values()
     )
-    head = '# What each key means: `coppice features --help`; docs/features.md has the whole list.\nstore = "feast"\n'
+    head = '# What each key means: docs/features.md.\nstore = "feast"\n'
     return f'{head}\n[[views]]\nname = "{name}"\nentity = {json.dumps(entity)}\n{source}{columns}'
 
 
@@ -190,6 +195,7 @@ def _write(folder: Path, text: str, tables: Mapping[str, pd.DataFrame], recipe: 
     declared = folder / feature_repo.FILE
     if declared.exists():
         raise RecipeRefused(f"{declared}: is there already; give another folder, or remove it")
+    feature_repo.parse(text, str(declared))
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, frame in tables.items():
@@ -199,5 +205,4 @@ def _write(folder: Path, text: str, tables: Mapping[str, pd.DataFrame], recipe: 
         (folder / RECIPE).write_text(recipe, encoding="utf-8")
         written.append(folder / RECIPE)
     declared.write_text(text, encoding="utf-8")  # last: what is there is whole
-    feature_repo.load(folder)
     return [*written, declared]

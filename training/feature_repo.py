@@ -158,7 +158,12 @@ def load(folder: Path) -> Repository:
         raise RecipeRefused(f"{path}: there is no such file; `coppice features init {folder}` makes one") from None
     except (OSError, UnicodeDecodeError) as unreadable:
         raise RecipeRefused(f"{path}: {unreadable}") from None
+    return Repository(folder, parse(text, str(path)))
+
+
+def parse(text: str, where: str) -> Declared:
+    """Raises RecipeRefused, naming the key."""
     try:
-        return Repository(folder, msgspec.convert(tomllib.loads(text), Declared))
+        return msgspec.convert(tomllib.loads(text), Declared)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecipeRefused) as wrong:
-        raise RecipeRefused(f"{path}: {wrong}") from None
+        raise RecipeRefused(f"{where}: {wrong}") from None

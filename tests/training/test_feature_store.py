@@ -216,6 +216,42 @@ def test_rows_that_can_not_be_taken_are_named(tmp_path: Path, line: str, words: 
     assert not repository.table_of(repository.view("people")).exists()
 
 
+def test_a_repository_of_ones_own_table_says_what_it_leaves_out(tmp_path: Path) -> None:
+    rows = "".join(f"{n:03d},code{n},same,{n % 7},{n % 2}\n" for n in range(60))
+    (tmp_path / "people.csv").write_text(f"id,code,one,x,bought\n{rows}", encoding="utf-8")
+    folder = tmp_path / "made"
+    written = feature_init.own(folder, tmp_path / "people.csv", entity="id", target="bought", time="", view="people")
+    assert [path.name for path in written] == ["labels.parquet", "recipe.toml", "features.toml"]
+    assert "# left out, as naming rows or having one value: code, one\n" in written[-1].read_text(encoding="utf-8")
+    repository = feature_repo.load(folder)
+    assert list(repository.view("").kinds) == ["x"]
+    table = feature_tables.make(repository, repository.view(""))
+    assert table["id"].tolist() == [f"{n:03d}" for n in range(60)]
+    recipe = recipes.load(folder / "recipe.toml")
+    assert recipe.lookup is not None
+    assert (recipe.lookup.view, recipe.data.time) == ("people", "event_time")
+    with pytest.raises(RecipeRefused, match="is there already"):
+        feature_init.own(folder, tmp_path / "people.csv", entity="id", target="bought", time="", view="people")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"entity": "who"}, "--entity: .* has no column 'who'; it has id, "),
+        ({"target": "gone"}, "--target: .* has no column 'gone'"),
+        ({"time": "when"}, "--time: .* has no column 'when'"),
+        ({"entity": "x"}, "--time: .* some x has several rows"),
+        ({"view": "2 people"}, "a view's name must be letters"),
+    ],
+)
+def test_a_repository_that_can_not_be_made_leaves_nothing(tmp_path: Path, given: dict[str, str], words: str) -> None:
+    (tmp_path / "people.csv").write_text("id,x,y,bought\na,1,2,0\nb,1,3,1\n", encoding="utf-8")
+    asked = {"entity": "id", "target": "bought", "time": "", "view": "people"} | given
+    with pytest.raises((DataRefused, RecipeRefused), match=words):
+        feature_init.own(tmp_path / "made", tmp_path / "people.csv", **asked)
+    assert not (tmp_path / "made").exists()
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
