@@ -10,7 +10,7 @@ SECONDS ?= 60
 MINUTES ?= 10
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: help demo test clients check serve load bench bench-compile bench-overload soak prove kinds lock clean
+.PHONY: help demo test clients check serve load bench bench-compile bench-shadow bench-overload soak prove kinds lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -42,6 +42,10 @@ bench: $(READY) ## wrk: bare app, Coppice (a shadow, two workers, batches), the 
 	@command -v wrk > /dev/null || { echo "make bench needs wrk: apt-get install wrk" >&2; exit 2; }
 	@$(BIN)/python -m loadtests.bench
 
+bench-shadow: $(READY) ## the same load with and without a shadow on every request; writes loadtests/results/shadows.md
+	@command -v h2load > /dev/null || { echo "make bench-shadow needs h2load: apt-get install nghttp2-client" >&2; exit 2; }
+	@$(BIN)/python -m loadtests.shadows
+
 bench-overload: $(READY) ## h2load at three times the capacity, an open loop; writes loadtests/results/overload.md
 	@command -v h2load > /dev/null || { echo "make bench-overload needs h2load: apt-get install nghttp2-client" >&2; exit 2; }
 	@$(BIN)/python -m loadtests.overload
@@ -64,7 +68,7 @@ lock: $(READY) ## resolve requirements/*.txt anew from pyproject.toml
 			--custom-compile-command "make lock" pyproject.toml $$([ $$role = dev ] && echo --extra dev) -o requirements/$$role.txt; done
 	@$(UV) compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" requirements/clients.in -o requirements/clients.txt
-	@echo "uv" | $(UV) compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	@printf "pip\nuv\n" | $(UV) compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" - -o requirements/bootstrap.txt
 
 clean: ## remove what was built here; var/ stays

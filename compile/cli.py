@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -91,6 +92,7 @@ def compile_model(
         digest = publish(built, store)
     progress(f"published to {locate(store, digest)}")
     _record(shelf.run_id, shelf.model, shelf.version, digest, read(locate(store, digest)))
+    _add_to_version(f"{shelf.model}@{shelf.version}", locate(store, digest), progress)
     if signs:
         progress(f"signed by {signing.sign(locate(store, digest), signs)}")
     typer.echo(digest)
@@ -156,6 +158,19 @@ def _record(run_id: str, model: str, version: str, digest: str, manifest: Manife
     registry.tag(registered, "bundle", digest)
     rows = {name: sum(backend.parity.rows.values()) for name, backend in manifest.backends.items()}
     registry.tag(registered, "parity", ", ".join(f"{name}: 0 of {count} rows differ" for name, count in rows.items()))
+
+
+def _add_to_version(reference: str, bundle: Path, progress: Callable[[str], None]) -> None:
+    """So that MLflow's own ways to load the version answer by the bundle; a registry that can't hold it keeps what it has."""
+    from training import registry
+    from training.errors import NotRegistered
+
+    registered, outputs = registry.resolve(reference), len(read(bundle).outputs)
+    try:
+        registry.add_compiled(registered, bundle, loader="compile.pyfunc", outputs=outputs)
+        progress(f"models:/{registered.model}/{registered.version} answers by it, in MLflow too")
+    except NotRegistered as refused:
+        progress(f"MLflow goes on answering by the native model: {refused}")
 
 
 def score_file(

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from loadtests.servers import Server
 
 CLIENT_S = 0.4
-MOST_CLIENTS = 1_000
+MOST_CLIENTS = 8_000
 PROCESSES = 16
 
 Floats = npt.NDArray[np.float64]

@@ -2,10 +2,11 @@
 
     python -m loadtests.overload [--seconds 10] [--deadline-ms 100]      (make bench-overload; needs h2load)
 
-Two models, one worker on one core, h2load on another: a forest that is slow to score (LightGBM, 4,000 deep trees in
-ONNX Runtime), so that scoring is the limit; and the small models of `make bench`, where HTTP
-is. First the peak, in a closed loop: the most answers a second. Then 3 x that as an open loop. Then what a lone client sees.
-Writes loadtests/results/overload.md and a plot.
+Two models, one worker on one core, h2load on another: a forest that is slow to score (LightGBM, 4,000 deep trees in ONNX
+Runtime), so that scoring is the limit; and the small models of `make bench`, where HTTP is, on a share of its core: the
+client, which has as much to do for a request as the server, could not send three times what a whole core answers. First the
+peak, in a closed loop: the most answers a second. Then 3 x that as an open loop. Then what a lone client sees. Writes
+loadtests/results/overload.md and a plot.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from loadtests import materials
+from loadtests.limited import limited
 from loadtests.open_loop import Requests, clients_for, need_h2load, run_h2load
 from loadtests.servers import HERE, Plan, Server, commit, coppice_plan, machine, rss_mb, say, serving, workers_of
 
@@ -42,6 +45,7 @@ class Case:
     path: str
     body: Path
     goodput: float  # of the peak, at least
+    core: float = 1.0  # the share of it that the server has
 
 
 @dataclass
@@ -103,6 +107,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10, help="of the overload")
     parser.add_argument("--deadline-ms", type=int, default=100)
+    parser.add_argument(
+        "--core", type=float, default=0.25, help="share of its core that the server of the small models has"
+    )
     parser.add_argument("--only", choices=["slow", "small"])
     parser.add_argument("--folder", type=Path, help="where models are made and kept; default: a temporary folder")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for overload.md and overload.png")
@@ -138,7 +145,7 @@ def _cases(folder: Path, options: argparse.Namespace) -> list[Case]:
         body = folder / "body.json"
         body.write_text(rows.read_text(encoding="utf-8").split("\n", 1)[0], encoding="utf-8")
         plan = coppice_plan("small", 18721, "bench", "--workers", "1", deadline_ms=deadline)
-        cases.append(Case("HTTP is the limit", plan, "/predict/ab", body, 0.7))
+        cases.append(Case("HTTP is the limit", plan, "/predict/ab", body, 0.7, options.core))
     return cases
 
 
@@ -149,7 +156,7 @@ def _once(folder: Path, name: str, make: Callable[[Path], Path]) -> Path:
 
 def _measured(case: Case, folder: Path, cores: list[int], seconds: float) -> Outcome:
     server_core, client_core = cores[:1], cores[1:2]
-    with serving(case.plan, folder, server_core) as server:
+    with serving(case.plan, folder, server_core) as server, _held(server, case.core):
         body, sent = case.body, case.body.read_bytes()
         lone_ms = float(np.median([_timed_ms(server, case.path, sent) for _ in range(200)]))
         peaks = []
@@ -178,6 +185,15 @@ def _measured(case: Case, folder: Path, cores: list[int], seconds: float) -> Out
             without_retry_after=watch.without_retry_after,
             normal_after_s=normal_after_s,
         )
+
+
+@contextmanager
+def _held(server: Server, core: float) -> Iterator[None]:
+    if core == 1:
+        yield
+        return
+    with limited([server.pid, *workers_of(server)], core):
+        yield
 
 
 def ask(server: Server, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -229,8 +245,9 @@ def _page(outcomes: list[Outcome], options: argparse.Namespace) -> tuple[str, bo
         lines += [f"- {'met' if kept else 'MISSED'}: {text}" for text, kept in verdicts]
         judged, seconds = outcome.judged, outcome.seconds - SETTLE_S
         others = {int(s): int((judged.status == s).sum()) for s in np.unique(judged.status) if s not in (200, 503)}
+        share = f", which has {outcome.case.core:.0%} of its core" if outcome.case.core != 1 else ""
         lines += [
-            f"- a lone request {outcome.lone_ms:.2f} ms; peak {outcome.peak:,.0f}/s in a closed loop; asked for "
+            f"- a lone request {outcome.lone_ms:.2f} ms; peak {outcome.peak:,.0f}/s in a closed loop{share}; asked for "
             f"{outcome.asked:,.0f}/s, sent {judged.per_second(None, seconds):,.0f}/s over {clients_for(outcome.asked)} "
             f"connections; other statuses: {json.dumps(others) if others else 'none'}",
             "",

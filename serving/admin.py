@@ -22,6 +22,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from serving import page
+from serving.admin_documentation import describe_admin
 from serving.answers import plain
 from serving.api_keys import Keys
 from serving.releasing import Change, Outcome, Verb
@@ -51,10 +52,13 @@ class Admin:
         return cls(settings, slot, Keys(settings.admin_keys, "COPPICE_ADMIN_KEYS")) if settings.admin_keys else None
 
     async def handle(self, request: Request, model: str, verb: Verb) -> Outcome:
-        key = self.keys.who(_bearer(request))
+        sent = _bearer(request)
+        key = self.keys.who(sent)
         name = key.name if key else ""
         if key is None:
-            outcome = Outcome(403, "this needs a key of COPPICE_ADMIN_KEYS, as `authorization: Bearer KEY`")
+            outcome = Outcome(
+                403 if sent else 401, "this needs a key of COPPICE_ADMIN_KEYS, as `authorization: Bearer KEY`"
+            )
         else:
             outcome = await self._do(request, model, verb, f"admin key {name}")
         self.slot.cells[page.ADMIN_DONE if outcome.status == 200 else page.ADMIN_REFUSED] += 1
@@ -91,7 +95,8 @@ def add_admin(app: FastAPI, admin: Admin) -> None:
             outcome = await admin.handle(request, model, verb)
             body: object = {"error": outcome.error} if outcome.error else msgspec.to_builtins(outcome.routes)
             answer = plain(outcome.status, body)
-            return Response(answer.body, answer.status, dict(_texts(answer.header_pairs())))
+            asks = {"www-authenticate": "Bearer"} if outcome.status == 401 else {}
+            return Response(answer.body, answer.status, dict(_texts(answer.header_pairs())) | asks)
 
         return asked
 
@@ -101,8 +106,9 @@ def add_admin(app: FastAPI, admin: Admin) -> None:
         if verb != "show":
             path, method = f"{path}/{verb}", "POST"
         app.add_api_route(
-            path, endpoint(verb), methods=[method], tags=["admin"], name=f"admin_{verb}", summary=f"{verb} routes"
-        )
+            path, endpoint(verb), methods=[method], tags=["admin"], name=f"admin_{verb}", summary=f"{verb} routes",
+            openapi_extra=describe_admin(verb),
+        )  # fmt: skip
 
 
 async def _elsewhere(asked: Asked) -> Outcome:

@@ -4,7 +4,9 @@ A request's deadline is its arrival plus the smaller of `COPPICE_DEADLINE_MS` an
 held against what the lane's queue will take, by the lane's own measured cost, and against how late the event loop runs: what
 arrives then has waited in the socket already, unseen; but no longer than since its connection was answered last. (Of more
 than 1,024 connections that always have something to read, libuv reads for a second and longer before it looks at a timer, and
-none of them has waited for that.) Rows that wait in a lane meet their deadline again when they leave it.
+none of them has waited for that.) A request that C answers for less than a refusal costs is not asked about the loop, unless
+it names a deadline itself: to refuse it would make nobody's wait shorter. Rows that wait in a lane meet their deadline again
+when they leave it.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from serving.admin_documentation import KEY
 from serving.batch_documentation import describe_batch
 from serving.live import Snapshot
 from serving.lookup import ENTITY, MAX_ENTITY_LETTERS
@@ -32,6 +33,7 @@ REFUSALS = {
     "503": "too many rows are waiting; retry after the seconds that the header says",
 }
 UNKNOWN = "the view has no such entity"
+MODEL = "/v1/models/{model}"
 JSON_TYPE = {"number": "number", "category": "string", "boolean": "boolean"}
 
 
@@ -52,6 +54,10 @@ def openapi_of(app: FastAPI, served: Served) -> dict[str, Any]:
                 }
         elif served.default is not None:
             paths[path] = {"post": _described(operations["post"], path, served.default.snapshot, "")}
+    if served.models and MODEL in paths:
+        paths[MODEL]["get"]["parameters"][0]["schema"] = {"type": "string", "enum": sorted(served.models)}
+    if any("security" in operation for operations in paths.values() for operation in operations.values()):
+        document.setdefault("components", {})["securitySchemes"] = KEY
     return document | {"paths": paths}
 
 

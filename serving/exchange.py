@@ -17,7 +17,7 @@ import msgspec
 from fastapi import Request
 from fastapi.responses import Response
 
-from serving.answers import STATUS_OF, Answer
+from serving.answers import STATUS_OF, Answer, plain
 from serving.errors import RequestRefused
 from serving.heads import named_headers
 from serving.live import Arm, Snapshot
@@ -48,6 +48,11 @@ async def exchange(context: Context, request: Request, now: Snapshot, arm: Arm, 
         logger.exception("a request of many rows failed")
         answer = refuse(500, BROKEN, request_id)
     return AnswerResponse(answer)
+
+
+def refuse_v2(status: int, message: str, request_id: bytes) -> Answer:
+    """As v2 and KServe v1 spell it."""
+    return plain(status, {"error": message}, request_id)
 
 
 def status_of(refused: RequestRefused) -> int:

@@ -11,6 +11,7 @@ JSON may spell a missing number NaN, as Python's writers do. Every value meets t
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -57,9 +58,7 @@ def rows_of_mlflow(schema: FeatureSchema, told: Any, limit: int) -> list[bytes]:
         return _records(schema, data, limit)
     if isinstance(data, dict) and given[0] == "inputs":
         return _columns(schema, data, limit)
-    if isinstance(told.get("params", {}), dict | None):
-        return rows_of_instances(schema, data, limit, given[0])
-    raise BodyMalformed("params: must be an object")
+    return rows_of_instances(schema, data, limit, given[0])
 
 
 def rows_of_instances(schema: FeatureSchema, data: Any, limit: int, name: str = "instances") -> list[bytes]:
@@ -71,11 +70,18 @@ def rows_of_instances(schema: FeatureSchema, data: Any, limit: int, name: str = 
 
 
 def rows_of_csv(schema: FeatureSchema, body: bytes, limit: int, max_bytes: int) -> list[bytes]:
-    first = body[:max_bytes].lstrip(b"\r\n").partition(b"\n")[0].decode("utf-8-sig", "replace")
-    cells = [cell.strip().strip('"') for cell in first.split(",")]
+    cells = _first_line(body[:max_bytes])
     if body.strip() and len(cells) == schema.width and not set(cells) & set(schema.names):
         body = ",".join(f'"{name}"' for name in schema.names).encode() + b"\n" + body.removeprefix(b"\xef\xbb\xbf")
     return rows_of_columns(schema, READERS["text/csv"](schema, body, limit, max_bytes), limit)
+
+
+def _first_line(body: bytes) -> list[str]:
+    first = body.lstrip(b"\r\n").partition(b"\n")[0].decode("utf-8-sig", "replace").rstrip("\r")
+    try:
+        return [cell.strip() for cell in next(csv.reader([first]), [])]
+    except csv.Error:  # of which the reader of the whole tells
+        return []
 
 
 def _split(schema: FeatureSchema, data: Any, limit: int) -> list[bytes]:

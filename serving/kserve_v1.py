@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from serving.answers import Answer, plain
 from serving.batch_answers import marked
 from serving.errors import BodyMalformed
-from serving.exchange import exchange
+from serving.exchange import exchange, refuse_v2
 from serving.frames import parsed, rows_of_instances
 from serving.many import Many
 from serving.predictions import plain_numbers
@@ -52,8 +52,8 @@ def add_kserve_v1(app: FastAPI, served: Served) -> None:
             schema = now.champion.manifest.schema
             return Question(rows_of_instances(schema, told["instances"], context.max_rows), write)
 
-        return await exchange(context, request, now, now.champion, read, _refuse)
+        return await exchange(context, request, now, now.champion, read, refuse_v2)
 
-
-def _refuse(status: int, message: str, request_id: bytes) -> Answer:
-    return plain(status, {"error": message}, request_id)
+    @app.get(PREDICT, include_in_schema=False)
+    async def not_read() -> Response:
+        raise HTTPException(405, headers={"Allow": "POST"})  # else `{model}:predict` would be asked for as a model

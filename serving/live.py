@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,12 +25,13 @@ from serving.answers import Encode, Wording
 from serving.cost import measure
 from serving.decoding import Decode, decoder
 from serving.inspection import refuse_other_inputs
-from serving.lanes import Lane, Scored, Tally, finite_test
+from serving.lanes import Lane, Tally, finite_test
 from serving.lookup import finder_of, looking_up
 from serving.quick_rows import QuickRows
 from serving.routes import CHAMPION, POINTS, Routes, read
 from serving.segments import Role
 from serving.settings import Settings
+from serving.shadows import ShadowLane
 from serving.store import local_folder
 from serving.tasks import encoder, wording_of
 from serving.traffic import Tag, TrafficLog
@@ -93,68 +93,6 @@ class Live:
     """The one reference to the present snapshot. A swap is one assignment, on the event loop's thread."""
 
     snapshot: Snapshot
-
-
-class ShadowLane:
-    """Scores a sample of the answered rows on a bundle that never answers; the first thing shed.
-
-    Rows wait at most `HOLD_S`, so that scoring never runs between a request and its answer, and go through a lane of
-    their own; more than `LIMIT` waiting rows are dropped and counted.
-    """
-
-    HOLD_S = 0.002
-    LIMIT = 1024
-    SLICE = 32  # rows scored in one go on the loop: what keeps a cheap shadow from delaying an answer
-
-    def __init__(
-        self,
-        lane: Lane,
-        sample: float,
-        tag: int,
-        put: Callable[..., None],
-        finite: Callable[[Any], bool],
-        slot: page.Slot,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self.lane = lane
-        self._sample = sample
-        self._tag = tag
-        self._put = put
-        self._finite = finite
-        self._cells = slot.cells
-        self._loop = loop
-        self._waiting: list[tuple[int, bytes, bytes, bytes, int]] = []
-
-    def offer(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes, place: int = 0) -> None:
-        if self._sample < 1 and random.random() >= self._sample:
-            return
-        if len(self._waiting) + self.lane.depth >= self.LIMIT:
-            self._cells[page.SHADOW_SHED] += 1
-            return
-        if not self._waiting:
-            self._loop.call_later(self.HOLD_S, self._drain)
-        self._waiting.append((ts_us, request_id, unit, row, place))
-
-    def drain_now(self) -> None:
-        while self._waiting:
-            self._drain()
-
-    def _drain(self) -> None:
-        rows = self._waiting[: self.SLICE]
-        del self._waiting[: self.SLICE]
-        for waiting in rows:
-            self._score(*waiting)
-        if self._waiting:
-            self._loop.call_soon(self._drain)
-
-    def _score(self, ts_us: int, request_id: bytes, unit: bytes, row: bytes, place: int) -> None:
-        def done(scored: Scored | None) -> None:
-            assert scored is not None, "a shadow row has no deadline and no asker"
-            value, queue_us, score_us, rows = scored
-            status = 200 if self._finite(value) else 500
-            self._put(self._tag, ts_us, request_id, place, unit, row, value, status, 0, queue_us, score_us, rows)
-
-        self.lane.submit(row, done)
 
 
 @dataclass(frozen=True, slots=True)

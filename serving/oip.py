@@ -21,8 +21,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from serving.answers import Answer, plain
-from serving.exchange import alone, exchange
+from serving.answers import plain
+from serving.exchange import alone, exchange, refuse_v2
 from serving.live import Arm, Snapshot
 from serving.oip_infer import LENGTH, inputs_of, reader, shape_of
 from serving.predictions import outputs_of
@@ -63,17 +63,13 @@ def find(served: Served, request: Request) -> tuple[Snapshot, Arm]:
     raise HTTPException(404, f"Request for unknown model: '{model}' version {wanted} is not found")
 
 
-def _refuse(status: int, message: str, request_id: bytes) -> Answer:
-    return plain(status, {"error": message}, request_id)
-
-
 def _infer(served: Served) -> Callable[[Request], Awaitable[Response]]:
     context = served.many
 
     async def infer(request: Request) -> Response:
         now, arm = find(served, request)
         read = reader(now, arm, request.headers.get(LENGTH), context.max_rows)
-        return await exchange(context, request, now, arm, read, _refuse)
+        return await exchange(context, request, now, arm, read, refuse_v2)
 
     return infer
 

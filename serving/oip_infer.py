@@ -11,7 +11,7 @@ in the schema's order. The outputs are those of `serving.predictions`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -30,8 +30,12 @@ from training.features import FeatureSchema
 
 MATRIX = "input"
 LENGTH = "inference-header-content-length"
-BINARY = b"application/octet-stream"
 Parameters = dict[str, str | float | int | bool | None]
+
+
+def triton_head(size: int) -> tuple[bytes, bytes]:
+    """(content type, further header lines) of an answer whose JSON of that size is followed by raw bytes."""
+    return b"application/octet-stream", b"%b: %d\r\n" % (LENGTH.encode(), size)
 
 
 class Tensor(msgspec.Struct):
@@ -61,7 +65,9 @@ def takes_matrix(schema: FeatureSchema) -> bool:
     return all(feature.kind == "number" for feature in schema.features) and MATRIX not in schema.names
 
 
-def reader(now: Snapshot, arm: Arm, length: str | None, limit: int) -> Read:
+def reader(
+    now: Snapshot, arm: Arm, length: str | None, limit: int, head_of: Callable[[int], tuple[bytes, bytes]] = triton_head
+) -> Read:
     """What reads the body of one request to the arm. `length`: the value of `LENGTH`, None without."""
     schema = arm.manifest.schema
 
@@ -74,7 +80,7 @@ def reader(now: Snapshot, arm: Arm, length: str | None, limit: int) -> Read:
         chosen = _chosen(asked, outputs_of(arm.manifest), raw=raw)
 
         def write(many: Many) -> Answer:
-            return _answer(now, arm, many, asked.id, chosen)
+            return _answer(now, arm, many, asked.id, chosen, head_of)
 
         return Question(_rows(schema, asked.inputs, tensors, limit), write, _timeout(asked.parameters))
 
@@ -85,7 +91,9 @@ def _json_length(length: str | None, size: int) -> int:
     if length is None:
         return size
     if not (length.isascii() and length.isdecimal() and len(length) < 20 and int(length) <= size):
-        raise BodyMalformed(f"{LENGTH}: must be a whole number of bytes, at most the body's {size}")
+        raise BodyMalformed(
+            f"{LENGTH} (or json-header-size): must be a whole number of bytes, at most the body's {size}"
+        )
     return int(length)
 
 
@@ -174,7 +182,14 @@ def _chosen(asked: Infer, known: Sequence[Output], *, raw: bool) -> list[tuple[O
     return chosen
 
 
-def _answer(now: Snapshot, arm: Arm, many: Many, asked_id: str, chosen: Sequence[tuple[Output, bool]]) -> Answer:
+def _answer(
+    now: Snapshot,
+    arm: Arm,
+    many: Many,
+    asked_id: str,
+    chosen: Sequence[tuple[Output, bool]],
+    head_of: Callable[[int], tuple[bytes, bytes]],
+) -> Answer:
     scores = scores_of(arm.manifest, many)
     outputs, parts = [], []
     for output, binary in chosen:
@@ -192,7 +207,8 @@ def _answer(now: Snapshot, arm: Arm, many: Many, asked_id: str, chosen: Sequence
     head = msgspec.json.encode(body | {"outputs": outputs})
     if not any(binary for _, binary in chosen):
         return marked(now, arm, many, b"application/json", head)
-    return marked(now, arm, many, BINARY, head + b"".join(parts), more=b"%b: %d\r\n" % (LENGTH.encode(), len(head)))
+    kind, more = head_of(len(head))
+    return marked(now, arm, many, kind, head + b"".join(parts), more=more)
 
 
 def shape_of(columns: int) -> list[int]:

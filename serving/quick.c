@@ -9,12 +9,11 @@
 #define EXPORT __attribute__((visibility("default")))
 #define NUMBER_ROOM 32
 #define MS_ROOM 24
-#define RECORD_BYTES 52 /* serving.blocks.RECORD */
 
-static int64_t now_ns(clockid_t clock) {
+static int64_t now_us(void) {
     struct timespec now;
-    clock_gettime(clock, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
 static inline char *put(char *out, text t) {
@@ -58,13 +57,6 @@ static text new_id(door *d, int64_t ts_us) {
     return (text){d->id, out - d->id};
 }
 
-/* What became of a row. */
-typedef struct {
-    const double *row;
-    double score;
-    int64_t parse_us, queue_us, score_us, batch_rows;
-} scored;
-
 /* The answer's length, or 0 where it would not fit. */
 static int64_t answer(door *d, const arm *a, text id, const scored *s, text score) {
     int which = a->choice == ABOVE ? s->score > a->threshold : a->choice == BELOW ? s->score < a->threshold : 0;
@@ -83,33 +75,6 @@ static int64_t answer(door *d, const arm *a, text id, const scored *s, text scor
     *out++ = '\n';
     out = put(put(put(put(put(out, body[0]), score), body[1]), id), body[2]);
     return out - d->out;
-}
-
-static void append(char *to, int32_t *ends, int64_t row, text bytes) {
-    int32_t begin = ends[row];
-    memcpy(to + begin, bytes.bytes, (size_t)bytes.length);
-    ends[row + 1] = begin + (int32_t)bytes.length;
-}
-
-static int has_room(const door *d) {
-    const block *b = d->rows;
-    int64_t n = b->count;
-    return n < b->rows && b->id_room - b->id_ends[n] >= MAX_ID && b->unit_room - b->unit_ends[n] >= MAX_UNIT &&
-           b->feature_room - b->feature_ends[n] >= d->row_bytes;
-}
-
-static void log_row(block *b, int64_t seq, int64_t ts_us, const arm *a, int64_t width, text id, text unit, const scored *s) {
-    int64_t head[2] = {ts_us, seq}, n = b->count;
-    int32_t rest[7] = {(int32_t)a->tag,      0, 200, (int32_t)s->parse_us, (int32_t)s->queue_us,
-                       (int32_t)s->score_us, (int32_t)s->batch_rows};
-    char *record = b->records + n * RECORD_BYTES;
-    memcpy(record, head, 16);
-    memcpy(record + 16, &s->score, 8);
-    memcpy(record + 24, rest, 28);
-    append(b->ids, b->id_ends, n, id);
-    append(b->units, b->unit_ends, n, unit);
-    append(b->features, b->feature_ends, n, (text){(const char *)s->row, 8 * width});
-    b->count = n + 1;
 }
 
 static void observe(const door *d, int64_t us) {
@@ -135,28 +100,28 @@ static void remember(door *d, int64_t asked, int64_t answering, const double *ro
 }
 
 /* Answer, log and count a scored row: the length of the answer in `out`, negative where the block of rows has no room for
-   the next; 0 where the score can't be told (or the caller left a full block), and then nothing has changed. */
+   the next, or a shadow has rows to score; 0 where the score can't be told (or the caller left a full block), and then nothing has changed. */
 static int64_t finish(door *d, const endpoint *p, const arm *a, int64_t arrived, int64_t ts_us, text id, text unit,
                       const scored *s) {
-    if (!isfinite(s->score) || !has_room(d)) return 0;
+    if (!isfinite(s->score) || !coppice_has_room(d)) return 0;
     char *digits = d->format(s->score, 'r', 0, 2, 0); /* 2: Py_DTSF_ADD_DOT_0, as repr does */
     if (!digits) return 0;
     int64_t written = answer(d, a, id, s, (text){digits, (int64_t)strlen(digits)});
     d->release(digits);
     if (!written) return 0;
-    log_row(d->rows, ++d->cells[d->seq_cell], ts_us, a, p->width, id, unit, s);
-    d->cells[d->rows_cell]++;
+    coppice_log_row(d, ts_us, a->tag, p->width, id, unit, s);
+    if (p->shadow_count) coppice_offer(d, p, ts_us, id, unit, s->row);
     d->cells[d->ok_cell]++;
     d->cells[a->rows_cell]++;
     remember(d, p - d->endpoints, a - p->arms, s->row, ts_us, id, unit);
-    observe(d, (now_ns(CLOCK_MONOTONIC) - arrived) / 1000);
-    return has_room(d) ? written : -written;
+    observe(d, (coppice_now_ns() - arrived) / 1000);
+    return coppice_has_room(d) && !d->has_seen ? written : -written;
 }
 
 static int64_t wait_in(batch *b, const door *d, const request *r, const arm *a, int64_t arrived, int64_t ts_us) {
     waiting *w = b->rows + b->count++;
     w->arrived = arrived;
-    w->decoded = now_ns(CLOCK_MONOTONIC);
+    w->decoded = coppice_now_ns();
     w->ts_us = ts_us;
     w->asked = r->asked - d->endpoints;
     w->answering = a - r->asked->arms;
@@ -170,23 +135,23 @@ static int64_t wait_in(batch *b, const door *d, const request *r, const arm *a, 
 /* What `finish` says; or 0: this request is for Python, and nothing has changed; or WAITS and the batch's number.
    `since`: when the connection was answered last. */
 EXPORT int64_t coppice_quick(door *d, const char *data, int64_t length, int64_t since) {
-    int64_t arrived = now_ns(CLOCK_MONOTONIC);
+    int64_t arrived = coppice_now_ns();
     request r;
-    if (is_late(d, arrived, since) || !coppice_head(d, data, data + length, &r)) return 0;
-    int64_t ts_us = now_ns(CLOCK_REALTIME) / 1000;
+    if (!coppice_head(d, data, data + length, &r)) return 0;
+    int64_t ts_us = now_us();
     int64_t own_id = r.id.length == 0;
     if (own_id) r.id = new_id(d, ts_us);
     const endpoint *p = r.asked;
     const arm *a = arm_of(p, r.unit.length ? r.unit : r.id);
-    if (!a->run || !has_room(d) || (a->queue && a->queue->count >= a->queue->most)) return 0;
+    if (!a->run || (!a->cheap && is_late(d, arrived, since)) || !coppice_has_room(d) || (a->queue && a->queue->count >= a->queue->most)) return 0;
     double *row = a->row + (a->queue ? a->queue->count * p->width : 0);
     if (!coppice_row(p, d->powers, r.body, row)) return 0;
     d->made += (uint64_t)own_id;
     if (a->queue) return wait_in(a->queue, d, &r, a, arrived, ts_us);
-    int64_t decoded = now_ns(CLOCK_MONOTONIC);
+    int64_t decoded = coppice_now_ns();
     a->run(a->plan, 1);
-    int64_t ended = now_ns(CLOCK_MONOTONIC);
-    scored s = {row, *a->score, (decoded - arrived) / 1000, 0, (ended - decoded) / 1000, 1};
+    int64_t ended = coppice_now_ns();
+    scored s = {row, *a->score, 200, (decoded - arrived) / 1000, 0, (ended - decoded) / 1000, 1};
     int64_t written = finish(d, p, a, arrived, ts_us, r.id, r.unit, &s);
     if (written) d->cells[d->inline_cell]++;
     return written;
@@ -196,27 +161,29 @@ EXPORT int64_t coppice_quick(door *d, const char *data, int64_t length, int64_t 
 EXPORT void coppice_quick_score(const door *d, batch *b) {
     const waiting *first = b->rows;
     const arm *a = d->endpoints[first->asked].arms + first->answering;
-    b->began = now_ns(CLOCK_MONOTONIC);
+    b->began = coppice_now_ns();
     a->run(a->plan, (uint32_t)b->count);
-    b->score_us = (now_ns(CLOCK_MONOTONIC) - b->began) / 1000;
+    b->score_us = (coppice_now_ns() - b->began) / 1000;
 }
 
 EXPORT int64_t coppice_quick_finish(door *d, const batch *b, int64_t i) {
     const waiting *w = b->rows + i;
     const endpoint *p = d->endpoints + w->asked;
     const arm *a = p->arms + w->answering;
-    scored s = {a->row + i * p->width, a->score[i], (w->decoded - w->arrived) / 1000, (b->began - w->decoded) / 1000,
+    scored s = {a->row + i * p->width, a->score[i], 200, (w->decoded - w->arrived) / 1000, (b->began - w->decoded) / 1000,
                 b->score_us, b->count};
     return finish(d, p, a, w->arrived, w->ts_us, (text){w->id, w->id_length}, (text){w->unit, w->unit_length}, &s);
 }
 
 EXPORT void coppice_quick_empty(batch *b) { b->count = 0; }
 
+EXPORT int32_t coppice_quick_has_room(const door *d) { return coppice_has_room(d); }
+
 EXPORT int32_t coppice_quick_abi(void) { return COPPICE_QUICK_ABI; }
 /* For `serving.quick`, which lays the structures out: that it means the same ones. */
 EXPORT int64_t coppice_quick_size(int32_t which) {
-    static const int64_t SIZES[] = {sizeof(feature), sizeof(arm), sizeof(endpoint), sizeof(block), sizeof(door), sizeof(waiting), sizeof(batch)};
-    return which >= 0 && which < 7 ? SIZES[which] : -1;
+    static const int64_t SIZES[] = {sizeof(feature), sizeof(arm), sizeof(endpoint), sizeof(block), sizeof(door), sizeof(waiting), sizeof(batch), sizeof(seen), sizeof(shadow)};
+    return which >= 0 && which < 9 ? SIZES[which] : -1;
 }
 EXPORT int64_t coppice_read_number(const uint64_t *powers, const char *at, int64_t length, double *value) {
     const char *end = coppice_number(powers, at, at + length, value);

@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define COPPICE_QUICK_ABI 2
+#define COPPICE_QUICK_ABI 4
 #define WAITS INT64_MIN /* and the batch's number: the answer comes with those of the batch */
 #define MAX_ID 128
 #define MAX_UNIT 128 /* one block of the hash; a longer unit goes through Python */
@@ -61,6 +61,7 @@ typedef struct {
     double *row; /* the first, of one; of `batch->most` where there is a batch */
     const double *score;
     batch *queue; /* NULL: each row is scored at once */
+    int64_t cheap; /* to answer costs less than to refuse: however late the loop is */
     int64_t tag;
     int64_t rows_cell;
     int64_t choice;
@@ -68,6 +69,26 @@ typedef struct {
     text head[6];      /* what stands around: length, id, parse, queue and score ms */
     text bodies[2][3]; /* what stands around: score, id */
 } arm;
+
+/* A row that was answered, and that a shadow will score. */
+typedef struct {
+    int64_t ts_us, id_length, unit_length;
+    char id[MAX_ID], unit[MAX_UNIT];
+} seen;
+
+/* A bundle that scores a sample of the answered rows when the answers are out: a ring of them, and the lane's buffer. */
+typedef struct {
+    void (*run)(void *, uint32_t);
+    void *plan;
+    double *row; /* of `most` rows */
+    const double *score;
+    int64_t most, tag, width;
+    uint64_t sampled; /* of 2^32 rows */
+    seen *ring;
+    double *rows; /* the ring's */
+    int64_t room, first, count;
+    int64_t score_us; /* of the last call */
+} shadow;
 
 typedef struct {
     text name;
@@ -78,6 +99,8 @@ typedef struct {
     const feature *features;
     int64_t width;
     int32_t *order; /* the features in the order in which the last request had them */
+    shadow *const *shadows;
+    int64_t shadow_count;
 } endpoint;
 
 /* Rows on their way to the traffic log's thread: `serving.blocks.Arena`. */
@@ -96,7 +119,7 @@ typedef struct {
     int64_t other_count;
     int64_t max_body;
     int64_t *cells; /* the worker's slot of the shared page */
-    int64_t seq_cell, rows_cell, ok_cell, inline_cell, seconds_cell;
+    int64_t seq_cell, rows_cell, ok_cell, inline_cell, seconds_cell, shadow_shed_cell;
     const int64_t *edges; /* of the histogram of seconds, in µs */
     int64_t edge_count;
     const int64_t *lateness; /* ns: when the loop's next probe is due, how late the last was, how late is too late */
@@ -107,9 +130,11 @@ typedef struct {
     int64_t room;
     text mark; /* of the ids made here */
     uint64_t made;
+    uint64_t random; /* state of the draw of what shadows see; never 0 */
     char *(*format)(double, char, int, int, int *); /* PyOS_double_to_string, */
     void (*release)(void *);                        /* PyMem_Free, */
     const uint64_t *powers;                         /* of ten, 128 bits each: serving.quick.powers_of_ten */
+    int64_t has_seen; /* a shadow's ring is empty no more: set here, cleared there */
     /* of the last request that was answered */
     const double *row;
     int64_t ts_us, unit_length, id_length;
@@ -122,10 +147,22 @@ typedef struct {
     text id, unit, body;
 } request;
 
+/* What became of a row. */
+typedef struct {
+    const double *row;
+    double score;
+    int64_t status, parse_us, queue_us, score_us, batch_rows;
+} scored;
+
 /* All of them answer 0 (or NULL) for what is not theirs to judge. */
 int coppice_head(const door *d, const char *at, const char *end, request *r);
 int coppice_row(const endpoint *p, const uint64_t *powers, text body, double *row);
 const char *coppice_number(const uint64_t *powers, const char *at, const char *end, double *value);
 int64_t coppice_point(const uint64_t salted[8], text unit);
+
+int64_t coppice_now_ns(void); /* monotonic */
+int coppice_has_room(const door *d); /* for one more row in the log's block */
+void coppice_log_row(door *d, int64_t ts_us, int64_t tag, int64_t width, text id, text unit, const scored *s);
+void coppice_offer(door *d, const endpoint *p, int64_t ts_us, text id, text unit, const double *row);
 
 #endif

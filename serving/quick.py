@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,10 +25,15 @@ from serving.lanes import Lane, NativeLane
 from serving.live import Arm, Snapshot
 from serving.pending import Pending
 from serving.quick_layout import CHOICES, WAITS, QuickUnavailable, address, array_of, text
+from serving.quick_shadows import ring_of
 from serving.scoring import id_mark
+from serving.shadows import ShadowLane
 from serving.traffic import TrafficLog
 
 HELD_US = 100.0  # of a call: the kernel keeps the GIL here, and beyond this other threads should have it
+REFUSAL_US = (
+    15.0  # a refusal's cost, by way of Python: a row scored for less is answered, since to refuse it helps nobody
+)
 ROOM = 1 << 16
 LONGEST_ANSWER = -ROOM  # what C says that is lower is a batch in which the request waits
 OURS = frozenset({b"content-type", b"x-request-id", b"x-unit"})
@@ -71,6 +77,7 @@ class Quick:
         self._keep: list[Any] = []  # what the door points to for good
         self._laid: list[Any] = []  # what it points to in this release
         self._asked: list[Asked] = []
+        self._offered: list[tuple[ShadowLane, ...]] = []  # by what was asked: the shadows whose rows are not C's
         self._paths: list[bytes] = []
         self._batches: list[Batch] = []
         self._arena = log.arena(0)
@@ -105,7 +112,8 @@ class Quick:
         laid = [self._endpoint(name, snapshot, split, keep) for name, (snapshot, split) in mine.items()]
         self._door.endpoints, self._door.endpoint_count = array_of(quick_layout.Endpoint, laid, keep), len(laid)
         self._laid, self._asked, self._paths = keep, list(mine.values()), list(mine)
-        self.shadowed = any(snapshot.shadows for snapshot, _ in self._asked)
+        self._offered = [tuple(s for s in snapshot.shadows if s.ring is None) for snapshot, _ in self._asked]
+        self.shadowed = any(self._offered)
         widest = max((8 * rows.width for rows in (snapshot.quick for snapshot, _ in self._asked) if rows), default=0)
         if widest > self._arena.row_bytes:
             self._door.row_bytes = widest
@@ -123,15 +131,36 @@ class Quick:
         self._door.preamble = quick_layout.Text(address(self._preamble), len(content))
 
     def after_answer(self, length: int) -> None:
-        """What C leaves to do: shadows see the row that was answered; a full block (`length` < 0) goes to the log."""
+        """What C leaves to do: dear shadows see the row; where `length` < 0, the others have rows to score, or a full block
+        goes to the log."""
         door = self._door
-        snapshot, _ = self._asked[door.asked]
-        if snapshot.shadows:
+        shadows = self._offered[door.asked]
+        if shadows:
+            snapshot, _ = self._asked[door.asked]
             request_id = ctypes.string_at(self.address + quick_layout.Door.id.offset, door.id_length)
             unit = ctypes.string_at(self.address + quick_layout.Door.unit.offset, door.unit_length)
             row = ctypes.string_at(door.row, 8 * snapshot.champion.manifest.schema.width)
-            snapshot.offer_to_shadows(door.ts_us, request_id, unit, row)
+            for shadow in shadows:
+                shadow.offer(door.ts_us, request_id, unit, row)
         if length < 0:
+            if door.has_seen:
+                door.has_seen = 0
+                self._begin_shadows(self._asked[door.asked][0])
+            self._renew_if_full()
+
+    def _begin_shadows(self, snapshot: Snapshot) -> None:
+        for shadow in snapshot.shadows:
+            if shadow.ring is not None:
+                shadow.ring.begin()
+
+    def _score_seen(self, ring: int) -> int:
+        """Of the shadow laid out there: how many rows were scored."""
+        scored = int(self._library.coppice_quick_shadow(self.address, ring))
+        self._renew_if_full()
+        return scored
+
+    def _renew_if_full(self) -> None:
+        if not self._library.coppice_quick_has_room(self.address):
             self.renew()
 
     def wait(self, told: int, pending: Pending, data: bytes) -> None:
@@ -183,7 +212,9 @@ class Quick:
             points = np.concatenate(
                 [np.full(slot.hi - slot.lo, names.index(slot.arm), dtype=np.uint16) for slot in snapshot.routes.slots]
             )
-        keep += [rows, snapshot, points]
+        rings = [ring_of(shadow, rows.width, self._score_seen, held_us=HELD_US) for shadow in snapshot.shadows]
+        laid_rings = [address(ring.layout) for ring in rings if ring is not None]
+        keep += [rows, snapshot, points, rings]
         salt = bytes.fromhex(snapshot.routes.salt)
         laid = quick_layout.Endpoint(
             name=text(name, keep),
@@ -193,6 +224,8 @@ class Quick:
             features=rows.features,
             width=rows.width,
             order=rows.order,
+            shadows=array_of(ctypes.c_void_p, laid_rings, keep),
+            shadow_count=len(laid_rings),
         )
         self._library.coppice_salt(salt, len(salt), address(laid) + quick_layout.Endpoint.salted.offset)
         return laid
@@ -212,6 +245,7 @@ class Quick:
             row=native.rows,
             score=native.scores,
             queue=0 if batch is None else address(batch.layout),
+            cheap=batch is None and cost.fixed_us + cost.row_us <= REFUSAL_US,
             tag=arm.tag,
             rows_cell=arm.rows_cell,
             choice=CHOICES.index(words.choice),
@@ -243,12 +277,14 @@ def _door(slot: page.Slot, admission: Admission, log: TrafficLog, keep: list[Any
         ok_cell=page.REQUESTS_2XX,
         inline_cell=page.DISPATCH_INLINE,
         seconds_cell=page.REQUEST_SECONDS,
+        shadow_shed_cell=page.SHADOW_SHED,
         edges=array_of(ctypes.c_int64, page.EDGES_US, keep),
         edge_count=len(page.EDGES_US),
         lateness=address(admission.lateness),
         preamble=text(b"", keep),
         mark=text(id_mark(log.writer), keep),
         powers=address(powers),
+        random=int.from_bytes(os.urandom(8), "little") | 1,
     )
     door.format, door.release = quick_layout.functions()
     return door

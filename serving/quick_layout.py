@@ -14,7 +14,7 @@ from typing import Any
 
 from serving.arena import Layout as Block
 
-ABI = 2
+ABI = 4
 MAX_WIDTH = 1024
 MAX_ID = MAX_UNIT = 128
 WAITS = -(1 << 63)  # and a batch's number: what `coppice_quick` says of a request whose row waits
@@ -74,12 +74,42 @@ class Arm(ctypes.Structure):
         ("row", ctypes.c_void_p),
         ("score", ctypes.c_void_p),
         ("queue", ctypes.c_void_p),
+        ("cheap", ctypes.c_int64),
         ("tag", ctypes.c_int64),
         ("rows_cell", ctypes.c_int64),
         ("choice", ctypes.c_int64),
         ("threshold", ctypes.c_double),
         ("head", Text * 6),
         ("bodies", (Text * 3) * 2),
+    ]
+
+
+class Seen(ctypes.Structure):
+    _fields_ = [
+        ("ts_us", ctypes.c_int64),
+        ("id_length", ctypes.c_int64),
+        ("unit_length", ctypes.c_int64),
+        ("id", ctypes.c_char * MAX_ID),
+        ("unit", ctypes.c_char * MAX_UNIT),
+    ]
+
+
+class Shadow(ctypes.Structure):
+    _fields_ = [
+        ("run", ctypes.c_void_p),
+        ("plan", ctypes.c_void_p),
+        ("row", ctypes.c_void_p),
+        ("score", ctypes.c_void_p),
+        ("most", ctypes.c_int64),
+        ("tag", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("sampled", ctypes.c_uint64),
+        ("ring", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("room", ctypes.c_int64),
+        ("first", ctypes.c_int64),
+        ("count", ctypes.c_int64),
+        ("score_us", ctypes.c_int64),
     ]
 
 
@@ -93,6 +123,8 @@ class Endpoint(ctypes.Structure):
         ("features", ctypes.c_void_p),
         ("width", ctypes.c_int64),
         ("order", ctypes.c_void_p),
+        ("shadows", ctypes.c_void_p),
+        ("shadow_count", ctypes.c_int64),
     ]
 
 
@@ -109,6 +141,7 @@ class Door(ctypes.Structure):
         ("ok_cell", ctypes.c_int64),
         ("inline_cell", ctypes.c_int64),
         ("seconds_cell", ctypes.c_int64),
+        ("shadow_shed_cell", ctypes.c_int64),
         ("edges", ctypes.c_void_p),
         ("edge_count", ctypes.c_int64),
         ("lateness", ctypes.c_void_p),
@@ -119,9 +152,11 @@ class Door(ctypes.Structure):
         ("room", ctypes.c_int64),
         ("mark", Text),
         ("made", ctypes.c_uint64),
+        ("random", ctypes.c_uint64),
         ("format", ctypes.c_void_p),
         ("release", ctypes.c_void_p),
         ("powers", ctypes.c_void_p),
+        ("has_seen", ctypes.c_int64),
         ("row", ctypes.c_void_p),
         ("ts_us", ctypes.c_int64),
         ("unit_length", ctypes.c_int64),
@@ -167,7 +202,7 @@ def library() -> ctypes.PyDLL:
         raise QuickUnavailable("the C request path was not built at installation (was there a C compiler?)")
     found = ctypes.PyDLL(str(path))
     found.coppice_quick_size.restype = ctypes.c_int64
-    sizes = [ctypes.sizeof(layout) for layout in (Feature, Arm, Endpoint, Block, Door, Waiting, Batch)]
+    sizes = [ctypes.sizeof(layout) for layout in (Feature, Arm, Endpoint, Block, Door, Waiting, Batch, Seen, Shadow)]
     if found.coppice_quick_abi() != ABI or sizes != [found.coppice_quick_size(n) for n in range(len(sizes))]:
         raise QuickUnavailable(f"{path.name}: is of another version; install again")
     found.coppice_quick.restype = ctypes.c_int64
@@ -177,6 +212,9 @@ def library() -> ctypes.PyDLL:
     found.coppice_quick_empty.argtypes = [ctypes.c_void_p]
     found.coppice_quick_finish.restype = ctypes.c_int64
     found.coppice_quick_finish.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    found.coppice_quick_shadow.restype = ctypes.c_int64
+    found.coppice_quick_shadow.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    found.coppice_quick_has_room.argtypes = [ctypes.c_void_p]
     found.coppice_read_row.argtypes = [
         ctypes.c_void_p,
         ctypes.c_void_p,

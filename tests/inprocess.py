@@ -69,6 +69,7 @@ class InProcess:
         (folder / "pages").mkdir(parents=True)
         self.traffic = folder
         self._ran = 0.0
+        self.is_ready = True
         self.loop = asyncio.new_event_loop()
         self.slot = page.Page.create(folder / "pages" / "s.page", 1).slot(0)
         self.log = TrafficLog(folder, server="s", worker=0, slot=self.slot)
@@ -84,7 +85,7 @@ class InProcess:
         self._release = Release(1, model, {model: 1})
         self.served.flip(self._release, {model: snapshot})
         self.live = self.served.models[model]
-        health = Health(ready=lambda: (True, {}), metrics=lambda: b"")
+        health = Health(ready=lambda: (self.is_ready, {}), metrics=lambda: b"")
         self._app = create(self.served, self._door, health, store=store)
 
     def direct(self, path: str, body: bytes, headers: dict[str, str]) -> Answered:
@@ -242,7 +243,7 @@ class Failing:
         return run
 
 
-def route(store: Path, model: str, arms: dict[str, str], shadow: str = "") -> None:
+def route(store: Path, model: str, arms: dict[str, str], shadow: str = "", sample: float = 1.0) -> None:
     """The model's next generation: every arm has an equal share."""
     before = routes.history(store, model)
     routes.publish(
@@ -253,7 +254,7 @@ def route(store: Path, model: str, arms: dict[str, str], shadow: str = "") -> No
             salt="00" * 16 if not before else routes.new_salt(),
             slots=routes.split_slots(dict.fromkeys(arms, 1.0)),
             arms=arms,
-            shadow=(routes.Shadow(name="candidate", bundle=shadow),) if shadow else (),
+            shadow=(routes.Shadow(name="candidate", bundle=shadow, sample=sample),) if shadow else (),
             at=routes.stamp(),
         ),
     )

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from training.errors import NotRegistered
-from training.features import FeatureSchema, Matrix
+from training.features import Feature, FeatureSchema, Matrix
 from training.view import Lookup
 
 if TYPE_CHECKING:
@@ -225,6 +226,48 @@ def tag(registered: Registered, key: str, value: str) -> None:
 def attach(run_id: str, name: str, text: str) -> None:
     """Keep `text` under `name` among the run's artifacts; what was there by that name is replaced."""
     connect().log_text(run_id, text, name)
+
+
+def add_compiled(registered: Registered, bundle: Path, *, loader: str, outputs: int) -> None:
+    """Make the bundle what MLflow's `python_function` of the version answers by, through the module `loader`; its native
+    flavour stays. The bundle is stored before anything names it, and doing it again changes nothing. Raises NotRegistered
+    where what is behind the version is no model that a run logged.
+    """
+    import mlflow
+    from mlflow.models import Model
+
+    client = connect()
+    source = str(client.get_model_version(registered.model, registered.version).source)
+    if not source.startswith("models:/m-"):
+        raise NotRegistered(f"{registered.reference}: its source, {source}, is no model that a run logged")
+    model_id = source.removeprefix("models:/")
+    schema = described(registered.reference)[1]
+    place = f"bundles/{bundle.name}"
+    client.log_model_artifacts(model_id, str(bundle), place)
+    with tempfile.TemporaryDirectory() as folder:
+        stored = client.get_model_version_download_uri(registered.model, registered.version)
+        mlflow.artifacts.download_artifacts(artifact_uri=f"{stored}/MLmodel", dst_path=folder)
+        model = Model.load(folder)
+        model.flavors["python_function"] |= {"loader_module": loader, "data": place}
+        model.signature = _signature(schema, outputs)
+        model.save(str(Path(folder) / "MLmodel"))
+        client.log_model_artifact(model_id, str(Path(folder) / "MLmodel"))
+
+
+def _signature(schema: FeatureSchema, outputs: int) -> Any:
+    """Raw columns, as at `/predict`; a boolean that may be missing has no type of MLflow's."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, DataType, Schema, TensorSpec
+
+    def kind(feature: Feature) -> Any:
+        if feature.kind == "boolean":
+            return DataType.boolean if feature.missing == "refuse" else AnyType()  # type: ignore[no-untyped-call]
+        return DataType.double if feature.kind == "number" else DataType.string
+
+    columns = Schema([ColSpec(kind(feature), feature.name) for feature in schema.features])
+    shape = (-1,) if outputs == 1 else (-1, outputs)
+    scores = Schema([ColSpec(DataType.double)] if outputs == 1 else [TensorSpec(np.dtype(np.float64), shape)])
+    return ModelSignature(columns, scores)
 
 
 def history(model: str) -> list[Registered]:

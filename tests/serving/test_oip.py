@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import MIXED, Release, mixed_body, mixed_rows
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from inprocess import Failing, InProcess
 from lanes_of import logged
 
@@ -137,6 +139,95 @@ def test_json_and_raw_bytes_mean_the_same(datatype: str) -> None:
         assert list(from_json("x", datatype, [2, 2], json.dumps(told).encode())) == list(read)
     if datatype == BYTES:
         assert raw == b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in values)
+
+
+def in_bytes(body: dict[str, Any]) -> tuple[bytes, bytes]:
+    """(JSON, raw bytes) of the same request."""
+    parts, inputs = [], []
+    for tensor in body["inputs"]:
+        parts.append(to_bytes(tensor["datatype"], tensor["data"]))
+        inputs.append({key: tensor[key] for key in ("name", "shape", "datatype")})
+        inputs[-1]["parameters"] = {"binary_data_size": len(parts[-1])}
+    return json.dumps(body | {"inputs": inputs}).encode(), b"".join(parts)
+
+
+def test_lines_without_a_header_may_be_quoted(server: InProcess) -> None:
+    row = {"age": 31.5, "balance": 2.0, "plan": "basic", "region": "no, where", "autopay": True, "visits": 3.0}
+    wanted = json.loads(server.asgi("/predict", json.dumps(row).encode(), {})[2])["probability"]
+    line = b'31.5,2.0,"basic","no, where",true,3.0\n'
+    for body in (line, b",".join(name.encode() for name in row) + b"\r\n" + line):
+        status, _, told = server.asgi("/invocations", body, {"content-type": "text/csv"})
+        assert (status, json.loads(told)) == (200, {"predictions": [wanted]})
+
+
+def test_sagemakers_path_takes_tensors_too(server: InProcess) -> None:
+    rows = mixed_rows(200, 3)
+    asked = {"inputs": tensors(rows[~np.isnan(rows).any(axis=1)][:5])}
+    wanted = infer(server, asked)[1]["outputs"]
+    sent = {"content-type": "application/json"}
+    assert infer(server, asked, sent, "/invocations") == (200, infer(server, asked)[1])
+    status, told = infer(server, {"inputs": [GOOD[0] | {"datatype": "FP8"}]}, sent, "/invocations")
+    assert (status, told.keys()) == (400, {"error"})
+
+    text, raw = in_bytes(asked | {"outputs": [{"name": "probability", "parameters": {"binary_data": True}}]})
+    kind = "application/vnd.sagemaker-triton.binary+json;json-header-size="
+    status, headers, body = server.asgi("/invocations", text + raw, {"content-type": f"{kind}{len(text)}"})
+    at = int(dict(headers)[b"content-type"].decode().removeprefix(kind))
+    assert (status, json.loads(body[:at])["model_name"]) == (200, "mixed")
+    assert np.frombuffer(body[at:]).tolist() == wanted[1]["data"]
+    for size in ("x", "-1", "99999", ""):
+        status, told = infer(server, text + raw, {"content-type": kind + size}, "/invocations")
+        assert (status, "json-header-size" in told["error"]) == (400, True)
+
+
+def test_every_error_below_v2_is_of_the_protocol(server: InProcess) -> None:
+    for path, body, status in (
+        ("/v2/nothing", None, 404),
+        ("/v2/models/none", None, 404),
+        ("/v2/models/none/infer", b"{}", 404),
+        ("/v2/models/mixed/versions/9/stats", None, 404),
+        ("/v2/health/live", b"{}", 405),
+        (INFER, None, 405),
+        (INFER, b"{", 400),
+        (INFER, b" " * 16385, 413),
+        ("/v2/repository/models/mixed/unload", b"{}", 400),
+    ):
+        got, _, told = server.asgi(path, body, {})
+        assert (got, json.loads(told).keys()) == (status, {"error"}), path
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)  # the server keeps nothing of a refusal
+@given(data=st.data())
+def test_no_damage_to_a_request_is_the_servers_fault(data: st.DataObject, server: InProcess) -> None:
+    text, raw = in_bytes({"inputs": GOOD, "id": "x", "outputs": [{"name": "prediction"}]})
+    kind = "application/vnd.sagemaker-triton.binary+json;json-header-size="
+    path, sent, body = data.draw(
+        st.sampled_from(
+            [
+                (INFER, {LENGTH: str(len(text))}, text + raw),
+                (INFER, {}, json.dumps({"inputs": GOOD}).encode()),
+                ("/invocations", {"content-type": f"{kind}{len(text)}"}, text + raw),
+                ("/invocations", {"content-type": "text/csv"}, b'31.5,2,"basic",north,true,3\n'),
+                ("/invocations", {}, b'{"inputs": {"age": [1], "balance": [2.5], "plan": ["basic"]}}'),
+                ("/v1/models/mixed:predict", {}, b'{"instances": [[1.0, 2.0, "basic", "north", true, 3]]}'),
+            ]
+        )
+    )
+    for _ in range(data.draw(st.integers(1, 3))):
+        at, cut = data.draw(st.integers(0, len(body))), data.draw(st.integers(0, 8))
+        body = body[:at] + data.draw(st.binary(max_size=8)) + body[at + cut :]
+    assert server.asgi(path, body, sent)[0] in (200, 400, 413, 415), body
+
+
+def test_what_is_not_ready_says_so_to_each_protocol(server: InProcess) -> None:
+    at = ("/v2/health/ready", "/v2/models/mixed/ready", "/ping", "/health")
+    assert {server.asgi(path, None, {})[0] for path in at} == {200}
+    server.is_ready = False
+    assert {server.asgi(path, None, {})[0] for path in at} == {503}
+    assert server.asgi("/v2/health/live", None, {})[0] == 200
+    assert json.loads(server.asgi("/v2/health/ready", None, {})[2])["ready"] is False
 
 
 def test_the_outputs_of_a_task_are_its_answers(server: InProcess) -> None:

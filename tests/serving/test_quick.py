@@ -9,7 +9,6 @@ import json
 import math
 import random
 import re
-import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from bad_requests import BAD
 from cases import Release, mixed_body, mixed_rows
 from hypothesis import given
 from hypothesis import strategies as st
-from inprocess import InProcess, route
+from inprocess import InProcess
 
 from compile.bundle import locate
 from compile.runtime import open_predictor
@@ -275,39 +274,22 @@ def series_cells(asked: InProcess) -> list[int]:
     return [arm.rows_cell for arm in asked.live.snapshot.arms]
 
 
-def test_a_shadow_sees_what_c_answered(asked: InProcess, release: Release, tmp_path: Path) -> None:
-    routed = asked.live.snapshot.routes
-    shadow = routed.arms["challenger"]
-    store = tmp_path / "store"
-    shutil.copytree(release.store, store)
-    route(store, "mixed", {"champion": routed.arms["champion"]}, shadow=shadow)
-    watched = InProcess(store, "mixed", tmp_path / "watched")
-    taken = counting(watched)
-    rows = mixed_rows(50, 11)
-    for n, row in enumerate(rows):
-        watched.raw(head(b"/predict", mixed_body(row), b"x-unit: u%d" % n, b"x-request-id: r%d" % n))
-    assert len(taken) == 50
-    watched.finish()
-    compact(watched.traffic, tmp_path / "lake")
-    logged = window(tmp_path / "lake", "mixed").to_pylist()
-    by_role = {role: {r["request_id"]: r for r in logged if r["role"] == role} for role in ("served", "shadow")}
-    assert by_role["served"].keys() == by_role["shadow"].keys() == {f"r{n}" for n in range(50)}
-    for request_id, row in by_role["shadow"].items():
-        seen = by_role["served"][request_id]
-        assert repr((row["unit"], row["features"])) == repr((seen["unit"], seen["features"]))
-    assert not math.isnan(sum(row["score"] for row in by_role["shadow"].values()))
-
-
-def test_where_the_loop_is_late_python_decides(asked: InProcess) -> None:
-    taken = counting(asked)
+def test_where_the_loop_is_late_python_decides_of_what_is_dearer_than_a_refusal(
+    asked: InProcess, release: Release
+) -> None:
     request = head(b"/predict", mixed_body(mixed_rows(1)[0]))
     kept = asked.quick.lateness[2]
-    asked.quick.lateness[2] = -1_000_000_000_000  # ns after which a loop is late
-    assert asked.raw(request)
-    asked.quick.lateness[2] = kept
-    assert not taken
-    assert asked.raw(request)
-    assert taken
+    for row_us, cheap in ((1.0, True), (50.0, False)):
+        bundle = asked.live.snapshot.routes.arms["champion"]
+        asked.replace_lane("champion", open_predictor(locate(release.store, bundle)), Cost(0.0, row_us))
+        assert asked.live.snapshot.champion.inline
+        taken = counting(asked)
+        asked.quick.lateness[2] = -1_000_000_000_000  # ns after which a loop is late
+        assert asked.raw(request).startswith(b"HTTP/1.1 200")
+        assert bool(taken) == cheap
+        asked.quick.lateness[2] = kept
+        assert asked.raw(request).startswith(b"HTTP/1.1 200")
+        assert len(taken) == 1 + cheap
 
 
 @pytest.fixture

@@ -45,7 +45,8 @@ def test_with_a_key_routes_are_changed_as_by_the_command_line(
     keys = tmp_path / "admin.keys"
     keys.write_text(f"# who may\n{hashlib.sha256(KEY.encode()).hexdigest()} ops\n")
     server = serve(store, admin_keys=keys, sync_s=0.05, workers=2)
-    for wrong in ("", "wrong", KEY + "x", hashlib.sha256(KEY.encode()).hexdigest()):
+    assert ask(server, f"{AT}/promote", {}, "")[0] == ask(server, AT, None, "")[0] == 401
+    for wrong in ("wrong", KEY + "x", hashlib.sha256(KEY.encode()).hexdigest()):
         assert ask(server, f"{AT}/promote", {}, wrong)[0] == 403
         assert ask(server, AT, None, wrong)[0] == 403
     assert ask(server, AT)[1]["generation"] == 1

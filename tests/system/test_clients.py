@@ -53,7 +53,26 @@ def test_a_client_gets_what_it_would_from_its_own_server(script: str, store: Pat
     run_client(script, str(server.port), str(store.parent / "facts.json"))
 
 
-def test_the_server_keeps_what_its_openapi_says(server: Running, size: Callable[[int, int], int]) -> None:
+def test_raw_bytes_without_json_are_rows_of_the_one_tensor(store: Path, server: Running) -> None:
+    facts = json.loads((store.parent / "facts.json").read_text(encoding="utf-8"))["numbers"]
+    sent = {"inference-header-content-length": "0", "content-type": "application/octet-stream"}
+    raw = np.array(facts["matrix"]).tobytes()
+    status, headers, body = server.ask("/v2/models/numbers/infer", raw, sent)
+    at = int(headers["inference-header-content-length"])
+    (told,) = json.loads(body[:at])["outputs"]
+    assert (status, told["shape"]) == (200, [len(facts["matrix"])])
+    np.testing.assert_allclose(np.frombuffer(body[at:]), facts["prediction"], atol=1e-5)
+    assert server.ask("/v2/models/numbers/infer", raw[:-1], sent)[0] == 400
+
+
+def test_the_server_keeps_what_its_openapi_says(
+    store: Path, serve: Callable[..., Running], tmp_path: Path, size: Callable[[int, int], int]
+) -> None:
+    keys = (
+        tmp_path / "admin.keys"
+    )  # so that the admin API is documented; nobody has the key, so that nothing is changed
+    keys.write_text(f"{'0' * 64} nobody\n", encoding="utf-8")
+    server = serve(store, model="mixed", admin_keys=keys)
     run_client("openapi.py", str(server.port), str(size(5, 100)))
 
 
