@@ -21,6 +21,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "train": Verb("training.cli:train", "Train", "Train, evaluate and register a model."),
+    "tune": Verb("training.tuning_cli:tune", "Train", "Search a recipe's settings, resumably; train with the best."),
     "models": Verb("training.cli:models", "Train", "List the registered models, their aliases and figures."),
     "models list": Verb("training.cli:models", "Train", "The same as `models`."),
     "models show": Verb("training.registry_cli:show", "Train", "Say what a registered version is."),

@@ -12,19 +12,39 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from training.data import Labels
 from training.errors import RecipeRefused
 from training.features import FeatureSchema, Matrix
+from training.parts import Part
 from training.recipe import Recipe
+from training.spooled import OnDisk, quantile_matrix, sequence
 
-Labels = npt.NDArray[np.bool_]
+MAX_BIN = 256  # XGBoost's own default
+AT = 10  # first rows of a query, by whose NDCG a ranking stops early
+OBJECTIVES = {
+    "xgboost": {
+        "binary": ("binary:logistic", "logloss"),
+        "multiclass": ("multi:softprob", "mlogloss"),
+        "regression": ("reg:squarederror", "rmse"),
+        "ranking": ("rank:ndcg", f"ndcg@{AT}"),
+    },
+    "lightgbm": {
+        "binary": ("binary", "binary_logloss"),
+        "multiclass": ("multiclass", "multi_logloss"),
+        "regression": ("regression", "rmse"),
+        "ranking": ("lambdarank", "ndcg"),
+    },
+}
 Progress = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """`booster`: an `xgboost.Booster` or `lightgbm.Booster`. `curve`: validation log loss, one a round."""
+    """`booster`: an `xgboost.Booster` or `lightgbm.Booster`, or scikit-learn's calibration of one.
+
+    `curve`: validation loss, one a round; of a ranking, 1 - NDCG.
+    """
 
     booster: Any
     rounds: int
@@ -35,37 +55,100 @@ class Fitted:
 def fit(
     recipe: Recipe,
     schema: FeatureSchema,
-    train: tuple[Matrix, Labels],
-    validation: tuple[Matrix, Labels],
+    train: Part | OnDisk,
+    validation: Part,
     progress: Progress,
     every: int = 100,
 ) -> Fitted:
-    """`progress(round, loss)` is called every `every` rounds. Raises RecipeRefused with the library's words."""
+    """`progress(round, loss)` is called every `every` rounds; what it raises ends the fit.
+
+    Raises RecipeRefused with the library's words.
+    """
     fits = {"xgboost": _fit_xgboost, "lightgbm": _fit_lightgbm}
     return fits[recipe.algorithm](recipe, schema, train, validation, progress, every)
 
 
 def probability(booster: Any, schema: FeatureSchema, rows: Matrix) -> Matrix:
-    """What the library itself answers for encoded rows (n, width): the positive class's probability, float64 (n,)."""
+    """What the library itself answers for encoded rows (n, width), float64.
+
+    The positive class's probability or the value (n,); of several classes, their probabilities (n, k).
+    """
+    if hasattr(booster, "predict_proba"):
+        return np.asarray(booster.predict_proba(rows)[:, 1], dtype=np.float64)
     is_xgboost = type(booster).__module__.startswith("xgboost")
     answers = booster.predict(_dmatrix(schema, rows) if is_xgboost else rows)
     return np.asarray(answers, dtype=np.float64)
 
 
-def _dmatrix(schema: FeatureSchema, rows: Matrix, labels: Labels | None = None) -> Any:
+def column_types(schema: FeatureSchema) -> list[str]:
+    """XGBoost's letters: c for a category, q for a quantity."""
+    return ["c" if feature.kind == "category" else "q" for feature in schema.features]
+
+
+def _dmatrix(schema: FeatureSchema, rows: Matrix, **known: Any) -> Any:
+    """`known`: label, weight, group."""
     import xgboost
 
-    types = ["c" if feature.kind == "category" else "q" for feature in schema.features]
+    names = _safe_names(schema)
     return xgboost.DMatrix(
-        rows, label=labels, feature_names=_safe_names(schema), feature_types=types, enable_categorical=True
+        rows, feature_names=names, feature_types=column_types(schema), enable_categorical=True, **known
     )
+
+
+def _xgboost_rows(recipe: Recipe, schema: FeatureSchema, train: Part | OnDisk) -> Any:
+    weights = _weights(recipe, train.labels)
+    if isinstance(train, OnDisk):
+        bins = recipe.params.get("max_bin", MAX_BIN)
+        described = {"feature_names": _safe_names(schema), "feature_types": column_types(schema)}
+        return quantile_matrix(train, weights, int(bins), **described)
+    return _dmatrix(schema, train.matrix, **_known(recipe, train), weight=weights)
+
+
+def _task_settings(recipe: Recipe, schema: FeatureSchema, labels: Labels) -> dict[str, Any]:
+    objective, metric = OBJECTIVES[recipe.algorithm][recipe.task]
+    settings: dict[str, Any] = {"objective": objective, "seed": recipe.seed}
+    settings["eval_metric" if recipe.algorithm == "xgboost" else "metric"] = metric
+    if recipe.task == "multiclass":
+        settings["num_class"] = int(labels.max()) + 1
+    if recipe.task == "ranking" and recipe.algorithm == "lightgbm":
+        settings["eval_at"] = [AT]
+    if recipe.monotone:
+        settings["monotone_constraints"] = _directions(recipe, schema)
+    return settings
+
+
+def _known(recipe: Recipe, part: Part | OnDisk) -> dict[str, Any]:
+    """What both libraries call label and group: a group's rows are those of one query."""
+    return {"label": part.labels} | ({"group": part.queries} if recipe.query else {})
+
+
+def _loss(recipe: Recipe, value: float) -> float:
+    return 1 - value if recipe.task == "ranking" else value
+
+
+def _directions(recipe: Recipe, schema: FeatureSchema) -> list[int] | str:
+    kinds = {feature.name: feature.kind for feature in schema.features}
+    for name in recipe.monotone:
+        if kinds.get(name, "category") == "category":
+            raise RecipeRefused(f"monotone.{name}: is {'a category' if name in kinds else 'no feature'}")
+    directions: list[int] = [recipe.monotone.get(name, 0) for name in schema.names]
+    return f"({','.join(map(str, directions))})" if recipe.algorithm == "xgboost" else directions
+
+
+def _weights(recipe: Recipe, labels: Labels) -> Matrix | None:
+    """Balanced: every class weighs the same in sum, and a row 1 on average."""
+    if recipe.weights == "equal":
+        return None
+    counts = np.bincount(labels.astype(np.int64))
+    share: Matrix = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return share[labels.astype(np.int64)]
 
 
 def _fit_xgboost(
     recipe: Recipe,
     schema: FeatureSchema,
-    train: tuple[Matrix, Labels],
-    validation: tuple[Matrix, Labels],
+    train: Part | OnDisk,
+    validation: Part,
     progress: Progress,
     every: int,
 ) -> Fitted:
@@ -74,38 +157,34 @@ def _fit_xgboost(
     class Told(xgboost.callback.TrainingCallback):
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:  # noqa: ARG002
             if (epoch + 1) % every == 0:
-                progress(epoch + 1, evals_log["validation"]["logloss"][-1])
+                progress(epoch + 1, _loss(recipe, evals_log["validation"][metric][-1]))
             return False
 
-    settings = {
-        "objective": "binary:logistic",
-        "eval_metric": "logloss",
-        "tree_method": "hist",
-        "seed": recipe.seed,
-        "verbosity": 0,
-    }
+    settings = {"tree_method": "hist", "verbosity": 0} | _task_settings(recipe, schema, train.labels)
+    metric = settings["eval_metric"]
     history: dict[str, Any] = {}
     try:
         booster = xgboost.train(
             settings | recipe.params,
-            _dmatrix(schema, *train),
+            _xgboost_rows(recipe, schema, train),
             num_boost_round=recipe.rounds.most,
-            evals=[(_dmatrix(schema, *validation), "validation")],
-            early_stopping_rounds=recipe.rounds.patience,
+            evals=[(_dmatrix(schema, validation.matrix, **_known(recipe, validation)), "validation")],
+            early_stopping_rounds=recipe.rounds.patience or None,
             evals_result=history,
             verbose_eval=False,
             callbacks=[Told()],
         )
     except xgboost.core.XGBoostError as refused:
         raise RecipeRefused(f"params: {_last_line(refused)}") from None
-    booster = booster[: booster.best_iteration + 1]
-    booster.set_attr(best_iteration=None, best_score=None)
+    if recipe.rounds.patience:
+        booster = booster[: booster.best_iteration + 1]
+        booster.set_attr(best_iteration=None, best_score=None)
     gains = booster.get_score(importance_type="total_gain")
     by_feature = [_scalar(gains.get(name, 0.0)) for name in _safe_names(schema)]
     return Fitted(
         booster,
         booster.num_boosted_rounds(),
-        tuple(history["validation"]["logloss"]),
+        tuple(_loss(recipe, value) for value in history["validation"][metric]),
         _shares(schema, by_feature),
     )
 
@@ -113,8 +192,8 @@ def _fit_xgboost(
 def _fit_lightgbm(
     recipe: Recipe,
     schema: FeatureSchema,
-    train: tuple[Matrix, Labels],
-    validation: tuple[Matrix, Labels],
+    train: Part | OnDisk,
+    validation: Part,
     progress: Progress,
     every: int,
 ) -> Fitted:
@@ -122,21 +201,28 @@ def _fit_lightgbm(
 
     def told(state: Any) -> None:
         if (state.iteration + 1) % every == 0:
-            progress(state.iteration + 1, state.evaluation_result_list[0][2])
+            progress(state.iteration + 1, _loss(recipe, state.evaluation_result_list[0][2]))
 
     categorical = [j for j, feature in enumerate(schema.features) if feature.kind == "category"]
-    settings = {"objective": "binary", "metric": "binary_logloss", "verbosity": -1, "seed": recipe.seed}
-    data = lightgbm.Dataset(train[0], train[1], feature_name=_safe_names(schema), categorical_feature=categorical)
+    settings = {"verbosity": -1} | _task_settings(recipe, schema, train.labels)
+    way = "force_col_wise" if isinstance(train, OnDisk) else "force_row_wise"  # by rows: once more in memory
+    data = lightgbm.Dataset(
+        sequence(train.rows) if isinstance(train, OnDisk) else train.matrix,
+        **_known(recipe, train),
+        weight=_weights(recipe, train.labels),
+        feature_name=_safe_names(schema),
+        categorical_feature=categorical,
+    )
     history: dict[str, Any] = {}
     try:
         booster = lightgbm.train(
-            settings | {"deterministic": True, "force_row_wise": True} | recipe.params,
+            settings | {"deterministic": True, way: True} | recipe.params,
             data,
             num_boost_round=recipe.rounds.most,
-            valid_sets=[lightgbm.Dataset(validation[0], validation[1], reference=data)],
+            valid_sets=[lightgbm.Dataset(validation.matrix, **_known(recipe, validation), reference=data)],
             valid_names=["validation"],
             callbacks=[
-                lightgbm.early_stopping(recipe.rounds.patience, verbose=False),
+                *([lightgbm.early_stopping(recipe.rounds.patience, verbose=False)] if recipe.rounds.patience else []),
                 lightgbm.record_evaluation(history),
                 told,
             ],
@@ -148,7 +234,7 @@ def _fit_lightgbm(
     return Fitted(
         booster,
         rounds,
-        tuple(history["validation"]["binary_logloss"]),
+        tuple(_loss(recipe, value) for value in next(iter(history["validation"].values()))),
         _shares(schema, booster.feature_importance("gain").tolist()),
     )
 

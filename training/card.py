@@ -60,8 +60,9 @@ def write(
         "",
         "## Training data",
         f"{plain(dataset.source)}: {len(dataset.positive):,} rows, sha256 `{dataset.digest[:16]}`; {share:.1%} are "
-        f"{code(dataset.classes[1])}. Stratified into {sizes['train']:,} to train, {sizes['validation']:,} to stop "
-        f"early{' and choose the threshold' if recipe.costs else ''}, {sizes['holdout']:,} held out.",
+        f"{code(dataset.classes[1])}. Stratified into {sizes['train']:,} to train, {sizes['validation']:,} to "
+        f"validate{' and choose the threshold' if recipe.costs else ''}, {sizes['holdout']:,} held out."
+        f"{' Fitted again on all but the latter.' if recipe.rounds.refit else ''}",
         "",
         f"Inputs (contract `{schema.fingerprint[:16]}`): "
         + ", ".join(f"{code(f.name)} ({f.kind})" for f in schema.features)

@@ -80,5 +80,12 @@ def _duplicates(train: pd.DataFrame, holdout: pd.DataFrame, train_labels: Labels
 
 
 def _hashes(frame: pd.DataFrame) -> Hashes:
-    as_text = frame.astype(object).where(frame.notna(), None).map(lambda value: "" if value is None else str(value))
-    return np.asarray(pd.util.hash_pandas_object(as_text, index=False), dtype=np.uint64)
+    """One a row, of its values as text; a column at a time, since text takes ten times the room of numbers."""
+    rows = np.zeros(len(frame), dtype=np.uint64)
+    for name in frame.columns:
+        column = frame[name]
+        as_text = (
+            column.astype(object).where(column.notna(), None).map(lambda value: "" if value is None else str(value))
+        )
+        rows = rows * np.uint64(1_000_003) + pd.util.hash_array(as_text.to_numpy(dtype=object), categorize=False)
+    return rows

@@ -1,9 +1,10 @@
-"""The verbs of training: `coppice train`, `coppice models`, `coppice simulate`."""
+"""The verbs of training: `coppice train`, `coppice models`, `coppice simulate`; `coppice tune` is in `training.tuning_cli`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +26,9 @@ def train(
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="CSV or Parquet to train on, instead of the recipe's data")] = None,
-    target: Annotated[str | None, typer.Option(help="the column to predict; it must have two labels")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="the column to predict; two labels, unless the recipe names another task")
+    ] = None,
     positive: Annotated[
         str | None, typer.Option(help="the label whose probability is served; default: yes, 1, the rarer")
     ] = None,
@@ -40,6 +43,10 @@ def train(
         str | None,
         typer.Option(metavar="NAME@ALIAS", help="keep this version's input contract, so that both can share traffic"),
     ] = None,
+    out_of_core: Annotated[
+        bool,
+        typer.Option(help="leave the rows of a Parquet file on disk, for a file larger than memory; needs --data"),
+    ] = False,
 ) -> None:
     """Train on the built-in churn world or your own table, measure on a holdout, and register what passes the gates.
 
@@ -49,9 +56,12 @@ def train(
         coppice train --data rows.csv --target churned
         coppice train --data rows.csv --target churned --algorithm lightgbm --schema-from rows@champion
         coppice train my-recipe.toml
+        coppice train --data huge.parquet --target churned --out-of-core    # spools to TMPDIR, 8 bytes a cell
     """
     from training import recipe as recipes
     from training import registry
+    from training.out_of_core import read as read_out_of_core
+    from training.out_of_core import temporary
     from training.training import train as run
 
     began = perf_counter()
@@ -62,15 +72,22 @@ def train(
     if algorithm not in ("xgboost", "lightgbm"):
         raise RecipeRefused(f"--algorithm: {algorithm!r} is neither xgboost nor lightgbm")
     chosen = recipes.load(recipe or (f"tabular-{algorithm}" if data else f"churn-{algorithm}"))
-    dataset = _dataset(chosen, data, target, positive, progress)
-    trained = run(
-        chosen,
-        dataset,
-        name=name or chosen.model or (data.name.split(".")[0] if data else "model"),
-        schema=registry.download(schema_from).schema if schema_from else None,
-        aliases=tuple(alias or ()),
-        progress=progress,
-    )
+    with ExitStack() as passing:
+        on_disk = None
+        if out_of_core:
+            if data is None or target is None:
+                raise RecipeRefused("--out-of-core: name the Parquet file and its target: --data and --target")
+            folder = Path(passing.enter_context(temporary()))
+            on_disk = read_out_of_core(data, target, chosen, folder, positive=positive)
+        trained = run(
+            chosen,
+            on_disk.dataset if on_disk else dataset_of(chosen, data, target, positive, progress),
+            on_disk=on_disk,
+            name=name or chosen.model or (data.name.split(".")[0] if data else "model"),
+            schema=registry.download(schema_from).schema if schema_from else None,
+            aliases=tuple(alias or ()),
+            progress=progress,
+        )
     typer.echo(trained.registered.reference)
 
 
@@ -90,12 +107,15 @@ def models(
         return
     from datetime import UTC, datetime
 
-    typer.echo(f"{'version':24} {'aliases':24} {'algorithm':10} {'accuracy':>8} {'AUC':>8}  registered")
+    from training.measures import TOLD
+
+    typer.echo(f"{'version':24} {'aliases':24} {'algorithm':10} {'registered':16}  on its holdout")
     for row in rows:
         when = datetime.fromtimestamp(row.created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-        figures = f"{row.tags.get('accuracy', '-'):>8} {row.tags.get('roc_auc', '-'):>8}"
+        known = TOLD.get(row.tags.get("task", "binary"), ())
+        figures = ", ".join(f"{metric} {row.tags[metric]}" for metric in known if metric in row.tags)
         typer.echo(
-            f"{row.reference:24} {', '.join(row.aliases):24} {row.tags.get('algorithm', '-'):10} {figures}  {when}"
+            f"{row.reference:24} {', '.join(row.aliases):24} {row.tags.get('algorithm', '-'):10} {when}  {figures}"
         )
 
 
@@ -132,9 +152,14 @@ def simulate(
     typer.echo(f"{rows:,} customers, {world.churned.mean():.1%} leave, best possible AUC {world.best_auc:.4f}: {out}")
 
 
-def _dataset(
-    recipe: Recipe, data: Path | None, target: str | None, positive: str | None, progress: Callable[[str], None]
+def dataset_of(
+    recipe: Recipe,
+    data: Path | None,
+    target: str | None,
+    positive: str | None,
+    progress: Callable[[str], None] = typer.echo,
 ) -> Dataset:
+    """What the command line or else the recipe names; with the features of a feature store, where the recipe says so."""
     from training.data import from_frame, read_dataset
     from training.inference import tidy
     from training.simulator import TARGET
@@ -154,5 +179,5 @@ def _dataset(
     if named.features and recipe.lookup:
         from training.feature_store import dataset
 
-        return dataset(named, recipe.lookup, data or Path(named.path), column, positive or named.positive, progress)
-    return read_dataset(data or named.path, column, positive=positive or named.positive)
+        return dataset(recipe, data or Path(named.path), column, positive or named.positive, progress)
+    return read_dataset(data or named.path, column, positive=positive or named.positive, task=recipe.task)

@@ -26,8 +26,8 @@ from training.data import Dataset, from_frame, read_frame
 from training.errors import DataRefused, RecipeRefused, StoreRefused
 from training.feature_repo import Repository, View
 from training.feature_tables import TIME
-from training.recipe import Data
-from training.view import REDIS, Facts, Lookup, ViewFile, ViewRefused
+from training.recipe import Recipe
+from training.view import REDIS, Facts, ViewFile, ViewRefused
 
 
 class FeatureStore(Protocol):
@@ -95,9 +95,14 @@ def training_set(store: FeatureStore, view: View, labels: pd.DataFrame, time: st
 
 
 def dataset(
-    data: Data, lookup: Lookup, labels: Path, target: str, positive: str | None, progress: Callable[[str], None]
+    recipe: Recipe, labels: Path, target: str, positive: str | None, progress: Callable[[str], None]
 ) -> Dataset:
-    """The training set of a labels file; what had to be left out of it is told. Raises DataRefused where all was."""
+    """The training set of a labels file; what had to be left out of it is told. Raises DataRefused where all was.
+
+    The labels' instant, or entity, stays beside the features where the recipe splits by it.
+    """
+    data, lookup = recipe.data, recipe.lookup
+    assert lookup is not None, "a recipe that names a feature repository has one"
     repository = feature_repo.load(Path(data.features))
     view = repository.view(lookup.view)
     if lookup.entity != view.entity:
@@ -116,7 +121,9 @@ def dataset(
         progress(told)
         source = f"{source}; {made.unknown:,} of {len(frame):,} labels left out"
     digest = hashlib.sha256(labels.read_bytes() + repository.table_of(view).read_bytes()).hexdigest()
-    return from_frame(made.frame, target, positive=positive, source=source, digest=digest)
+    by = recipe.split.column
+    rows = made.frame.assign(**{by: frame[by]}) if by in (data.time, view.entity) else made.frame
+    return from_frame(rows, target, positive=positive, task=recipe.task, source=source, digest=digest)
 
 
 def materialize(store: FeatureStore, repository: Repository, view: View, as_of: datetime, address: str) -> Facts:

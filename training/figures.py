@@ -18,18 +18,17 @@ if TYPE_CHECKING:
 INK, FAINT = "#1b5e4b", "#b8c4be"
 
 
-def pictures(
-    positive: Labels, probability: Floats, auc: float, fitted: Fitted, assessed: Assessment
-) -> dict[str, Figure]:
-    """Every picture of a run, by title."""
+def pictures(labels: Labels, said: Floats, fitted: Fitted, assessed: Assessment | None) -> dict[str, Figure]:
+    """Every picture of a run, by title. `assessed`: of a model of two classes."""
     drawn = {
-        "roc": roc(positive, probability, auc),
-        "calibration": calibration(positive, probability),
         "importance": importance(fitted.importance),
         "learning": learning(fitted.curve, fitted.rounds),
     }
-    if assessed.worth:
-        drawn["costs"] = costs(assessed.cuts, assessed.threshold, assessed.worth.currency)
+    if assessed:
+        drawn["roc"] = roc(labels, said, assessed.figures["roc_auc"].value or 0.0)
+        drawn["calibration"] = calibration(labels, said)
+        if assessed.worth:
+            drawn["costs"] = costs(assessed.cuts, assessed.threshold, assessed.worth.currency)
     return drawn
 
 
@@ -70,15 +69,25 @@ def calibration(positive: Labels, probability: Floats) -> Figure:
     return figure
 
 
-def importance(shares: Mapping[str, float], most: int = 20) -> Figure:
+def importance(shares: Mapping[str, float], most: int = 20, title: str = "Importance: share of total gain") -> Figure:
     top = sorted(shares.items(), key=lambda item: item[1])[-most:]
-    figure, axes = _figure("Importance: share of total gain", "share", "")
+    figure, axes = _figure(title, "share", "")
     axes.barh([name for name, _ in top], [share for _, share in top], color=INK)
     return figure
 
 
+def history(numbers: Sequence[int], losses: Sequence[float]) -> Figure:
+    """`losses` of the trials that were finished."""
+    figure, axes = _figure("The search: loss by trial", "trial", "cross-validated loss")
+    best = [min(losses[: n + 1]) for n in range(len(losses))]
+    axes.scatter(numbers, losses, color=FAINT, label="a trial")
+    axes.step(numbers, best, where="post", color=INK, label="best so far")
+    axes.legend(loc="upper right", frameon=False)
+    return figure
+
+
 def learning(curve: Sequence[float], rounds: int) -> Figure:
-    figure, axes = _figure("Validation loss by round", "round", "log loss")
+    figure, axes = _figure("Validation loss by round", "round", "loss")
     axes.plot(range(1, len(curve) + 1), curve, color=INK)
     axes.axvline(rounds, color=FAINT, linestyle="--", label=f"kept: {rounds} rounds")
     axes.legend(loc="upper right", frameon=False)

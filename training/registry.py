@@ -4,7 +4,8 @@ A reference names a version: `churn@champion` (an alias), `churn@3` (a version),
 carries beside the native model lies in its run's artifacts:
 
     schema.json         the FeatureSchema, canonical
-    reference.parquet   a sample of the training rows: raw columns, and `prediction`, the model's probability
+    reference.parquet   a sample of the training rows: raw columns, and `prediction`, the model's answer
+                        (of several classes, `prediction[label]` for each)
     holdout.parquet     raw columns, and the target
     model_card.md       six sections; with the pictures that it shows, *.png
     facts.json          algorithm, classes, target, threshold, data and recipe: what a bundle's lineage repeats
@@ -44,10 +45,10 @@ SCHEMA, REFERENCE, HOLDOUT, CARD, FACTS = (
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a registered version says of itself. `classes`: negative, positive."""
+    """What a registered version says of itself. `classes`: of two, negative and positive; of a regression, none."""
 
     algorithm: str
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
     target: str
     threshold: float
     source: str
@@ -58,6 +59,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: dict[str, float]
     intervals: dict[str, tuple[float | None, float | None]] = {}  # low, high
     lookup: Lookup | None = None
+    calibration: str = "none"  # or platt, isotonic
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Shelf:
     model: str
     version: str
     facts: Facts
-    native: Any  # xgboost.Booster or lightgbm.Booster
+    native: Any  # xgboost.Booster or lightgbm.Booster, or scikit-learn's calibration of one
     schema: FeatureSchema
     rows: Matrix
     reference: Path
@@ -91,7 +93,7 @@ class Shelf:
     lineage: Mapping[str, str]
 
     def probability(self, rows: Matrix) -> Matrix:
-        """The native library's own answer for encoded rows (n, width): float64 (n,)."""
+        """The native library's own answer for encoded rows (n, width): float64 (n,), or (n, k) of k classes."""
         from training.boosters import probability
 
         return probability(self.native, self.schema, rows)
@@ -105,7 +107,7 @@ class Shelf:
         return self.facts.algorithm
 
     @property
-    def classes(self) -> tuple[str, str]:
+    def classes(self) -> tuple[str, ...]:
         return self.facts.classes
 
     @property
@@ -299,7 +301,7 @@ def download(reference: str) -> Shelf:
         model=registered.model,
         version=registered.version,
         facts=facts,
-        native=_native(facts.algorithm, f"models:/{registered.model}/{registered.version}"),
+        native=_native(facts, f"models:/{registered.model}/{registered.version}"),
         schema=schema,
         rows=encode_frame(schema, holdout),
         reference=folder / REFERENCE,
@@ -316,10 +318,12 @@ def download(reference: str) -> Shelf:
     )
 
 
-def _native(algorithm: str, uri: str) -> Any:
+def _native(facts: Facts, uri: str) -> Any:
     import mlflow
 
-    flavour = mlflow.xgboost if algorithm == "xgboost" else mlflow.lightgbm
+    flavour = mlflow.xgboost if facts.algorithm == "xgboost" else mlflow.lightgbm
+    if facts.calibration != "none":
+        flavour = mlflow.sklearn
     return flavour.load_model(uri)
 
 

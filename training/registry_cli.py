@@ -43,7 +43,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(told))
         return
     typer.echo(f"{registered.reference}  {', '.join(registered.aliases)}")
-    typer.echo(f"  algorithm  {facts.algorithm}, {facts.classes[0]} or {facts.classes[1]} above {facts.threshold:g}")
+    typer.echo(f"  algorithm  {facts.algorithm}, {_answers(facts)}")
     typer.echo(f"  inputs     {', '.join(f'{f.name} ({f.kind})' for f in schema.features)}")
     typer.echo(f"  bundle     {registered.tags.get('bundle', 'not compiled yet')}")
     for name in facts.metrics:
@@ -138,6 +138,16 @@ def lineage(
         return
     for title, value in told.items():
         typer.echo(f"{title:28} {value}")
+
+
+def _answers(facts: Facts) -> str:
+    if facts.recipe.get("task") == "ranking":
+        return f"a score by {facts.target}, the highest first"
+    if not facts.classes:
+        return f"the value of {facts.target}"
+    if len(facts.classes) > 2:
+        return f"one of {', '.join(facts.classes)}"
+    return f"{facts.classes[0]} or {facts.classes[1]} above {facts.threshold:g}"
 
 
 def _figure(facts: Facts, name: str) -> str:

@@ -6,33 +6,29 @@ that fails a gate has its run recorded, for whoever wants to know why, and is no
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 
-from training import assessment, boosters, card, figures, registry
+from training import boosters, card, measures, registry, runs, verdict
 from training.assessment import Assessment
-from training.card_page import page
-from training.checks import warnings_of
-from training.costs import amounts, best_threshold
+from training.calibrating import calibrated
+from training.costs import amounts
 from training.data import Dataset
-from training.errors import DataRefused, GateFailed, RecipeRefused
-from training.evaluation import THRESHOLD, Gate, evaluate, judge
-from training.features import FeatureSchema, InputRefused, Matrix, encode_frame, infer
+from training.errors import GateFailed, RecipeRefused
+from training.evaluation import Gate
+from training.features import FeatureSchema, InputRefused, infer
 from training.inference import constants, identifiers
-from training.recipe import Recipe, flat
+from training.out_of_core import OutOfCore
+from training.parts import Part, part_of
+from training.recipe import Recipe
 from training.segments import refuse_unknown
+from training.splitting import split
 from training.view import Lookup
 
-REFERENCE_ROWS = 10_000
-Indices = npt.NDArray[np.intp]
 Progress = Callable[[str], None]
 
 
@@ -42,12 +38,14 @@ def _silent(_: str) -> None:
 
 @dataclass(frozen=True)
 class Trained:
+    """`assessed`: of a model of two classes alone."""
+
     registered: registry.Registered
     metrics: Mapping[str, float]
     gates: tuple[Gate, ...]
     schema: FeatureSchema
     rounds: int
-    assessed: Assessment
+    assessed: Assessment | None
 
 
 def train(
@@ -57,62 +55,55 @@ def train(
     name: str,
     schema: FeatureSchema | None = None,
     aliases: tuple[str, ...] = (),
+    on_disk: OutOfCore | None = None,
     progress: Progress = _silent,
 ) -> Trained:
     """Fit, measure and register `name`'s next version. `schema`: the contract to keep; else the recipe's, else inferred.
+    `on_disk`: the file that `dataset` is the sample of; fitted to is all of it but the validation rows and the holdout.
 
     Raises GateFailed, after recording the run, where the model isn't good enough; DataRefused where the rows don't fit.
     """
-    parts = _split(dataset, recipe)
-    frames = {part: dataset.features.iloc[rows] for part, rows in parts.items()}
-    schema = schema or recipe.schema or infer(frames["train"])
+    rows = split(dataset, recipe)
+    schema = schema or recipe.schema or infer(dataset.features.iloc[rows["train"]], exclude=[recipe.split.column])
     left_out = [str(column) for column in dataset.features.columns if column not in schema.names]
-    progress(f"{len(dataset.positive):,} rows of {dataset.source}, {schema.width} features, {_kinds(schema)}")
+    sample = f"a sample of {on_disk.rows:,}: " if on_disk else ""
+    progress(f"{sample}{len(dataset.labels):,} rows of {dataset.source}, {schema.width} features, {_kinds(schema)}")
     if left_out:
-        progress(f"left out: {', '.join(f'{column} ({why})' for column, why in _reasons(dataset, left_out).items())}")
+        reasons = _reasons(dataset, left_out, recipe.split.column)
+        progress(f"left out: {', '.join(f'{column} ({why})' for column, why in reasons.items())}")
     if recipe.lookup:
         _refuse_lookup(recipe.lookup, schema)
     refuse_unknown(recipe.evaluation, dataset.features, dataset.source)
     if recipe.costs:
         amounts(recipe.costs, dataset.features, dataset.source)
-    matrices = {part: _encoded(schema, dataset, frames[part]) for part in parts}
-    labels = {part: dataset.positive[rows] for part, rows in parts.items()}
+    parts = {part: part_of(dataset, schema, of_it, recipe.query) for part, of_it in rows.items()}
 
     fitted = boosters.fit(
         recipe,
         schema,
-        (matrices["train"], labels["train"]),
-        (matrices["validation"], labels["validation"]),
-        lambda round_, loss: progress(f"round {round_}: validation log loss {loss:.5f}"),
+        parts["train"] if on_disk is None else on_disk.fitting(schema, rows, progress),
+        parts["validation"],
+        lambda round_, loss: progress(f"round {round_}: validation loss {loss:.5f}"),
     )
     progress(f"fitted {recipe.algorithm}: {fitted.rounds} rounds kept of {len(fitted.curve)}")
-    held_out = boosters.probability(fitted.booster, schema, matrices["holdout"])
-    threshold = _threshold(recipe, dataset, schema, fitted, frames, matrices, labels)
-    metrics = evaluate(labels["holdout"], held_out, threshold)
-    assessed = assessment.assess(
-        recipe,
-        dataset,
-        frames["holdout"],
-        labels["holdout"],
-        held_out,
-        name=name,
-        threshold=threshold,
-        prior=float(labels["train"].mean()),
-        warnings=_warnings(schema, frames, labels),
+    fitted, calibration = calibrated(recipe, schema, fitted, parts["validation"])
+    if recipe.calibration != "none":
+        progress(f"calibration by {len(parts['validation'].labels):,} validation rows: {calibration}")
+    threshold = verdict.threshold_of(recipe, dataset, schema, fitted, parts["validation"])
+    if recipe.rounds.refit:
+        fitted = _refitted(recipe, dataset, schema, parts, fitted)
+    said = boosters.probability(fitted.booster, schema, parts["holdout"].matrix)
+    found = verdict.judge(
+        name, recipe, dataset, schema, parts, said, threshold=threshold, rounds=fitted.rounds, left_out=left_out
     )
-    gates = [assessment.pays(assessed.worth)] if assessed.worth and not recipe.gates else judge(metrics, recipe.gates)
-    for line in assessment.lines(assessed):
+    for line in found.lines():
         progress(line)
 
-    sizes = {part: len(rows) for part, rows in parts.items()}
-    text = card.write(name, recipe, dataset, schema, metrics, gates, sizes, fitted.rounds, left_out, assessed)
-    run_id, model_uri = _record(
-        recipe, dataset, schema, fitted, metrics, gates, text, parts, matrices, labels, held_out, assessed
-    )
-    failed = [gate for gate in gates if not gate.passed]
-    if failed:
+    run_id, model_uri = runs.record(recipe, dataset, schema, fitted, parts, said, found, calibration)
+    if found.failed:
         raise GateFailed(
-            f"{name}: not registered: {'; '.join(map(str, failed))}. Run {run_id} has the figures; gates are set in the recipe"
+            f"{name}: not registered: {'; '.join(map(str, found.failed))}. Run {run_id} has the figures; "
+            "gates are set in the recipe"
         )
     registered = registry.publish(
         name,
@@ -120,55 +111,16 @@ def train(
         model_uri,
         tags={
             "algorithm": recipe.algorithm,
-            "accuracy": f"{metrics['accuracy']:.4f}",
-            "roc_auc": f"{metrics['roc_auc']:.4f}",
+            "task": recipe.task,
             "schema": schema.fingerprint,
+            **{metric: f"{found.metrics[metric]:.4f}" for metric in measures.TOLD[recipe.task]},
         },
-        description=card.shortened(text),
+        description=card.shortened(found.card),
     )
     for alias in aliases:
         registry.alias(registered, alias)
     progress(f"registered {registered.reference}" + "".join(f" as {alias}" for alias in aliases))
-    return Trained(registered, metrics, tuple(gates), schema, fitted.rounds, assessed)
-
-
-def git_commit() -> str:
-    """The commit of the working folder, `+changes` where it isn't clean, or `none` outside a repository."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "none"
-    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
-
-
-def _split(dataset: Dataset, recipe: Recipe) -> dict[str, Indices]:
-    from sklearn.model_selection import train_test_split
-
-    every = np.arange(len(dataset.positive))
-    shares = recipe.split
-    try:
-        rest, holdout = train_test_split(
-            every, test_size=shares.holdout, random_state=recipe.seed, stratify=dataset.positive
-        )
-        train, validation = train_test_split(
-            rest,
-            test_size=shares.validation / (1 - shares.holdout),
-            random_state=recipe.seed,
-            stratify=dataset.positive[rest],
-        )
-    except ValueError as refused:
-        raise DataRefused(f"{dataset.source}: {refused}") from None
-    return {"train": train, "validation": validation, "holdout": holdout}
-
-
-def _encoded(schema: FeatureSchema, dataset: Dataset, frame: pd.DataFrame) -> Matrix:
-    try:
-        return encode_frame(schema, frame)
-    except InputRefused as refused:
-        raise DataRefused(f"{dataset.source}: {refused}") from None
+    return Trained(registered, found.metrics, found.gates, schema, fitted.rounds, found.assessed)
 
 
 def _refuse_lookup(lookup: Lookup, schema: FeatureSchema) -> None:
@@ -178,35 +130,24 @@ def _refuse_lookup(lookup: Lookup, schema: FeatureSchema) -> None:
         raise RecipeRefused(f"lookup: {refused}") from None
 
 
-def _threshold(
-    recipe: Recipe,
-    dataset: Dataset,
-    schema: FeatureSchema,
-    fitted: boosters.Fitted,
-    frames: Mapping[str, pd.DataFrame],
-    matrices: Mapping[str, Matrix],
-    labels: Mapping[str, npt.NDArray[np.bool_]],
-) -> float:
-    """The one that costs least on the validation rows; without costs, the half. The holdout has no say in it."""
-    if recipe.costs is None:
-        return THRESHOLD
-    said = boosters.probability(fitted.booster, schema, matrices["validation"])
-    amount = amounts(recipe.costs, frames["validation"], dataset.source)
-    return best_threshold(recipe.costs, labels["validation"], said, amount)
+def _refitted(
+    recipe: Recipe, dataset: Dataset, schema: FeatureSchema, parts: Mapping[str, Part], fitted: boosters.Fitted
+) -> boosters.Fitted:
+    """The same rounds again, on the validation rows too. The curve stays that of the rows that were not fitted to."""
+    rounds = msgspec.structs.replace(recipe.rounds, most=fitted.rounds, patience=0)
+    every = part_of(dataset, schema, np.concatenate([parts["train"].rows, parts["validation"].rows]), recipe.query)
+    shorter = msgspec.structs.replace(recipe, rounds=rounds)
+    again = boosters.fit(shorter, schema, every, parts["validation"], lambda *_: None)
+    return dataclasses.replace(again, curve=fitted.curve)
 
 
-def _warnings(
-    schema: FeatureSchema, frames: Mapping[str, pd.DataFrame], labels: Mapping[str, npt.NDArray[np.bool_]]
-) -> list[str]:
-    read = {part: frame[list(schema.names)] for part, frame in frames.items()}
-    return warnings_of(read["train"], read["holdout"], labels["train"], labels["holdout"])
-
-
-def _reasons(dataset: Dataset, left_out: list[str]) -> dict[str, str]:
+def _reasons(dataset: Dataset, left_out: list[str], split_by: str) -> dict[str, str]:
     naming, constant = set(identifiers(dataset.features)), set(constants(dataset.features))
     return {
         column: "identifies rows"
         if column in naming
+        else "what the rows are split by"
+        if column == split_by
         else "one value only"
         if column in constant
         else "not in the schema"
@@ -217,110 +158,3 @@ def _reasons(dataset: Dataset, left_out: list[str]) -> dict[str, str]:
 def _kinds(schema: FeatureSchema) -> str:
     kinds = [feature.kind for feature in schema.features]
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-
-
-def _record(
-    recipe: Recipe,
-    dataset: Dataset,
-    schema: FeatureSchema,
-    fitted: boosters.Fitted,
-    metrics: Mapping[str, float],
-    gates: list[Gate],
-    text: str,
-    parts: Mapping[str, Indices],
-    matrices: Mapping[str, Matrix],
-    labels: Mapping[str, npt.NDArray[np.bool_]],
-    held_out: npt.NDArray[np.float64],
-    assessed: Assessment,
-) -> tuple[str, str]:
-    """The MLflow run: (run id, URI of the logged model)."""
-    registry.connect()
-    import mlflow
-
-    commit = git_commit()
-    facts = registry.Facts(
-        algorithm=recipe.algorithm,
-        classes=dataset.classes,
-        target=dataset.target,
-        threshold=assessed.threshold,
-        source=dataset.source,
-        data_sha256=dataset.digest,
-        schema_fingerprint=schema.fingerprint,
-        git_commit=commit,
-        recipe=dict(flat(recipe)),
-        metrics=dict(metrics),
-        intervals={name: (found.low, found.high) for name, found in assessed.figures.items()},
-        lookup=recipe.lookup,
-    )
-    with mlflow.start_run() as run:
-        mlflow.log_params(facts.recipe | {"data.source": dataset.source, "rounds.kept": str(fitted.rounds)})
-        mlflow.log_metrics(assessment.metrics_of(assessed) | dict(metrics))
-        for title, table in assessment.files(assessed).items():
-            mlflow.log_text(table, f"evaluation/{title}")
-        for step in range(0, len(fitted.curve), max(1, len(fitted.curve) // 50)):
-            mlflow.log_metric("validation_log_loss", fitted.curve[step], step=step + 1)
-        mlflow.set_tags(
-            {
-                "data_sha256": dataset.digest,
-                "git_commit": commit,
-                "schema": schema.fingerprint,
-                "gates": "passed" if all(gate.passed for gate in gates) else "failed",
-            }
-        )
-        pictures = figures.pictures(labels["holdout"], held_out, metrics["roc_auc"], fitted, assessed)
-        for title, figure in pictures.items():
-            mlflow.log_figure(figure, f"figures/{title}.png")
-        with tempfile.TemporaryDirectory() as folder:
-            carried = Path(folder)
-            (carried / registry.SCHEMA).write_bytes(schema.to_json())
-            (carried / registry.FACTS).write_bytes(msgspec.json.encode(facts, order="sorted"))
-            (carried / registry.CARD).write_text(text, encoding="utf-8")
-            drawn = {f"{title}.png": figures.png(pictures[title]) for title in card.PICTURES if title in pictures}
-            for title, picture in drawn.items():
-                (carried / title).write_bytes(picture)
-            mlflow.log_text(page(text, drawn), "model_card.html")
-            _write_reference(
-                carried / registry.REFERENCE, dataset, schema, fitted, parts["train"], matrices["train"], recipe
-            )
-            holdout = dataset.features.iloc[parts["holdout"]][list(schema.names)]
-            holdout.assign(**{dataset.target: labels["holdout"]}).to_parquet(carried / registry.HOLDOUT, index=False)
-            mlflow.log_artifacts(folder, "carried")
-        model_uri = _log_model(recipe, schema, fitted, matrices["holdout"][:50])
-    return run.info.run_id, model_uri
-
-
-def _write_reference(
-    path: Path,
-    dataset: Dataset,
-    schema: FeatureSchema,
-    fitted: boosters.Fitted,
-    rows: Indices,
-    matrix: Matrix,
-    recipe: Recipe,
-) -> None:
-    """What drift is measured against: training rows as they came, with what the model says of them."""
-    picked = np.arange(len(rows))
-    if len(rows) > REFERENCE_ROWS:
-        picked = np.sort(np.random.default_rng(recipe.seed).choice(len(rows), REFERENCE_ROWS, replace=False))
-    raw = dataset.features.iloc[rows[picked]][list(schema.names)]
-    raw.assign(prediction=boosters.probability(fitted.booster, schema, matrix[picked])).to_parquet(path, index=False)
-
-
-def _log_model(recipe: Recipe, schema: FeatureSchema, fitted: boosters.Fitted, sample: Matrix) -> str:
-    """In the native flavour, with a signature over the encoded columns. Requirements are given: inferring them
-    would run the model in a fresh process and take longer than the training."""
-    import mlflow
-
-    encoded = pd.DataFrame(sample, columns=list(schema.names))
-    signature = mlflow.models.infer_signature(encoded, boosters.probability(fitted.booster, schema, sample))
-    library = __import__(recipe.algorithm)
-    requirements = [f"{recipe.algorithm}=={library.__version__}", f"numpy=={np.__version__}"]
-    if recipe.algorithm == "xgboost":
-        logged = mlflow.xgboost.log_model(
-            fitted.booster, name="model", signature=signature, pip_requirements=requirements, model_format="ubj"
-        )
-    else:
-        logged = mlflow.lightgbm.log_model(
-            fitted.booster, name="model", signature=signature, pip_requirements=requirements
-        )
-    return str(logged.model_uri)

@@ -91,6 +91,7 @@ def test_help_imports_no_package() -> None:
     [
         *(
             "train",
+            "tune",
             "models",
             "features",
             "simulate",

@@ -23,7 +23,8 @@ from training.errors import DataRefused, RecipeRefused
 from training.features import encode_frame
 from training.inference import tidy
 from training.simulator import TARGET, simulate
-from training.training import _split, train
+from training.splitting import split
+from training.training import train
 
 RECIPE = """
 algorithm = "xgboost"
@@ -118,9 +119,10 @@ def test_the_threshold_of_the_recipes_costs_is_the_one_served(tmp_path: Path, mo
     trained = train(recipe, dataset, name="churn", aliases=("champion",))
     shelf = registry.download("churn@champion")
     threshold = shelf.threshold
+    assert trained.assessed
     assert threshold == trained.assessed.threshold < 0.4
 
-    part = _split(dataset, recipe)["validation"]
+    part = split(dataset, recipe)["validation"]
     said = shelf.probability(encode_frame(shelf.schema, dataset.features.iloc[part]))
     assert recipe.costs
 

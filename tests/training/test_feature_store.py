@@ -263,3 +263,30 @@ def test_a_repository_that_can_not_be_made_leaves_nothing(tmp_path: Path, given:
 def test_a_recipe_says_all_that_a_training_set_needs(table: str, words: str) -> None:
     with pytest.raises(RecipeRefused, match=words):
         recipes.parse(f'algorithm = "xgboost"\n{table}')
+
+
+@pytest.mark.usefixtures("applied")
+@pytest.mark.parametrize(("by", "column"), [("time", "at"), ("group", "id")])
+def test_a_recipe_may_split_by_the_labels_instant_or_by_the_entity(
+    folder: Path, tmp_path: Path, by: str, column: str
+) -> None:
+    who, hours = ["007", "8"] * 40, range(80)
+    instants = pd.Timestamp("2024-02-01T00:00:00Z") + pd.to_timedelta(list(hours), unit="h")
+    labels = pd.DataFrame({"id": who, "at": instants, "left": [n % 3 == 0 for n in hours]})
+    labels = labels[labels["id"] == "007"] if by == "time" else labels
+    labels.to_parquet(tmp_path / "labels.parquet", index=False)
+    text = f"""
+        algorithm = "xgboost"
+        data = {{ path = "labels.parquet", target = "left", features = "{folder}", time = "at" }}
+        lookup = {{ view = "people", entity = "id" }}
+        split = {{ by = "{by}", column = "{column}" }}
+    """
+    told: list[str] = []
+    made = feature_store.dataset(recipes.parse(text), tmp_path / "labels.parquet", "left", None, told.append)
+    assert list(made.features.columns) == ["x", "plan", "pays", column]
+    if by == "group":  # of 8 nothing but missing values is known
+        assert set(made.features["id"]) == {"007"}
+        assert "left out 40 of 80 labels" in told[0]
+    else:
+        assert pd.to_datetime(made.features["at"], utc=True).tolist() == labels["at"].tolist()
+        assert not told

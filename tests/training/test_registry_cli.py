@@ -39,6 +39,7 @@ def test_two_versions_from_show_to_lineage(tmp_path: Path, monkeypatch: pytest.M
 
     told = json.loads(said("show", "churn@2", "--json"))
     assert told["metrics"] == pytest.approx(second.metrics)
+    assert second.assessed
     auc = second.assessed.figures["roc_auc"]
     assert told["intervals"]["roc_auc"] == [auc.low, auc.high]
     assert auc.low < told["metrics"]["roc_auc"] < auc.high  # type: ignore[operator]
@@ -57,6 +58,7 @@ def test_two_versions_from_show_to_lineage(tmp_path: Path, monkeypatch: pytest.M
     assert second.assessed.notes[0].startswith("not compared with churn@1: ")  # which reads a column that is not here
     for rows, clean in ((frame, True), (frame[:1400], False)):  # of other data, the champion may have seen the holdout
         other = train(recipes.parse(text.format(12)), from_frame(rows, TARGET), name="churn")
+        assert other.assessed
         assert (other.assessed.rivals[1].name, other.assessed.rivals[1].clean) == ("churn@1", clean)
 
     registry.tag(registry.resolve("churn@2"), "bundle", "ab" * 32)
