@@ -30,6 +30,7 @@ VERBS = {
     "models lineage": Verb("training.registry_cli:lineage", "Train", "Where a version or bundle came from."),
     "models sync": Verb("serving.aliases:sync_models", "Train", "Set the registry's aliases to what the routes say."),
     "simulate": Verb("training.cli:simulate", "Train", "Rows of the built-in churn world, drifted or not."),
+    "features": Verb("training.features_cli:app", "Train", "Features by entity: declare, compute, materialise."),
     "compile": Verb(
         "compile.cli:compile_model", "Compile", "Compile a registered model, prove it, publish the bundle."
     ),

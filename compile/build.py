@@ -8,6 +8,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +24,7 @@ from compile.normalise import Normal, normalise
 from compile.report import with_parity
 from compile.runtime import Scorer
 from training.features import FeatureSchema
+from training.view import Lookup
 
 Matrix = npt.NDArray[np.float64]
 
@@ -53,6 +55,7 @@ def build_bundle(
     card: str | None = None,
     pictures: Mapping[str, bytes] | None = None,
     lineage: Mapping[str, str] | None = None,
+    lookup: Lookup | None = None,
     backends: Collection[BackendName] = BACKENDS,
     cross_check: bool = True,
     progress: Progress = lambda _: None,
@@ -63,7 +66,7 @@ def build_bundle(
     `rows` are rows encoded by `schema`, float64 (n >= 1, width), preferably a holdout. `classes`: the labels, negative
     first; without them, the model's own. `backends`: which forms to make; "native", the trees as machine code, takes a
     minute. `cross_check`: also see what the usual converters make of the model.
-    Raises ModelRefused or ParityFailed; then nothing is written.
+    `lookup`: where a server may find the features of an entity. Raises ModelRefused or ParityFailed; then nothing is written.
     """
     proven = prove_model(
         model, schema, rows, name=name, version=version, classes=classes, threshold=threshold, lineage=lineage,
@@ -77,7 +80,8 @@ def build_bundle(
     if card is not None:
         files[bundle.CARD] = with_parity(card, proven.manifest).encode()
         files |= pictures or {}
-    return bundle.write(Path(out), proven.manifest, files, measured)
+    manifest = msgspec.structs.replace(proven.manifest, lookup=lookup)
+    return bundle.write(Path(out), manifest, files, measured)
 
 
 def prove_model(
@@ -246,8 +250,6 @@ def _manifest(
 def _stamped(
     manifest: Manifest, *, name: str, version: str, threshold: float, lineage: Mapping[str, str] | None
 ) -> Manifest:
-    import msgspec
-
     return msgspec.structs.replace(
         manifest, model=name, version=version, threshold=threshold, lineage=dict(lineage or {})
     )

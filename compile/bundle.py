@@ -39,7 +39,8 @@ from compile import plain_files
 from compile.errors import BundleRefused
 from compile.links import Link
 from compile.program import Program
-from training.features import FeatureSchema
+from training.features import FeatureSchema, InputRefused
+from training.view import Lookup
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -94,8 +95,9 @@ class Native(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answers_labels: bool
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`margins` columns become `outputs` by the link. `program`: the transforms between the schema's row and the trees.
+    `lookup`: whose features a request may name in place of giving them; a bundle without it is spelled as before it was.
 
     `classes`: the labels - of a binary model negative first, of a multiclass one in the order of the outputs; else none.
     """
@@ -118,6 +120,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     toolchain: dict[str, str]
     lineage: dict[str, str]
     files: dict[str, FileEntry]
+    lookup: Lookup | None = None
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -251,6 +254,11 @@ def _decode(encoded: bytes) -> Manifest:
             raise ValueError(f"files: lacks {needed[:80]!r}")
     if not manifest.backends:
         raise ValueError("backends: there is none")
+    if manifest.lookup is not None:
+        try:
+            manifest.lookup.refuse_misfit(manifest.schema)
+        except InputRefused as misfit:
+            raise ValueError(f"lookup: {misfit}") from None
     return manifest
 
 

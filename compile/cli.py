@@ -84,6 +84,7 @@ def compile_model(
             card=shelf.card,
             pictures=shelf.pictures,
             lineage=shelf.lineage,
+            lookup=shelf.facts.lookup,
             backends=wanted,
             cross_check=cross_check,
             progress=progress,

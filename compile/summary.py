@@ -13,6 +13,7 @@ import msgspec
 from compile.bundle import Backend, Manifest, Measured
 from compile.links import Link
 from training.features import Feature
+from training.view import Lookup
 
 WIDTH = 14
 
@@ -28,6 +29,7 @@ def as_text(path: Path, manifest: Manifest, measured: Measured | None, signer: s
         *_row("link", [_members(manifest.link), *_labels(manifest)]),
         *_row("inputs", [f"{manifest.schema.width}, schema {manifest.schema.fingerprint[:16]}..."]),
         *_row("", _inputs(manifest.schema.features)),
+        *_row("looked up", _looked_up(manifest.lookup)),
         *_row("backends", (_backend(name, backend) for name, backend in sorted(manifest.backends.items()))),
         *_row("cross-checks", _pairs(manifest.cross_checks)),
         *_row("measured", _measured(measured)),
@@ -52,6 +54,13 @@ def _row(title: str, values: Iterable[str]) -> Iterator[str]:
 
 def _pairs(pairs: Mapping[str, str]) -> Iterator[str]:
     return (f"{name}: {value}" for name, value in pairs.items())
+
+
+def _looked_up(lookup: Lookup | None) -> Iterator[str]:
+    if lookup is not None:
+        yield f"by {lookup.entity}, in the view {lookup.view}"
+        unknown = "a 404" if lookup.default is None else "the default"
+        yield f"beside it: {', '.join(lookup.override) or 'nothing'}; the unknown: {unknown}"
 
 
 def _members(link: Link) -> str:

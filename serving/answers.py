@@ -19,13 +19,16 @@ from serving.errors import (
     BodyTooLarge,
     ContentTypeRefused,
     DeadlinePassed,
+    EntityUnknown,
     FieldRefused,
+    LookedUpElsewhere,
     LoopLate,
     NotScored,
     NotWritten,
     Overloaded,
     OverrideRefused,
     RequestRefused,
+    ViewMissing,
 )
 
 STATUS_OF: dict[type[RequestRefused], int] = {
@@ -35,6 +38,9 @@ STATUS_OF: dict[type[RequestRefused], int] = {
     ContentTypeRefused: 415,
     OverrideRefused: 403,
     FieldRefused: 422,
+    EntityUnknown: 404,
+    ViewMissing: 503,
+    LookedUpElsewhere: 400,
     NotScored: 500,
     NotWritten: 503,
     Overloaded: 503,

@@ -203,6 +203,8 @@ def _add_models(app: FastAPI, served: Served) -> None:
             "schema": msgspec.to_builtins(champion.schema),
             "fingerprint": champion.schema.fingerprint,
         }
+        if champion.lookup is not None:
+            body["lookup"] = msgspec.to_builtins(champion.lookup)
         return AnswerResponse(plain(200, body))
 
 

@@ -20,10 +20,12 @@ BINARY = {"type": "string", "format": "binary"}
 STRING = {"type": "string"}
 
 
-def describe_batch(operation: dict[str, Any], now: Snapshot, row: dict[str, Any], error: dict[str, Any]) -> None:
-    """Complete the operation; `row` is the schema of a single body, `error` that of a refusal."""
+def describe_batch(
+    operation: dict[str, Any], now: Snapshot, row: dict[str, Any], asked: dict[str, Any], error: dict[str, Any]
+) -> None:
+    """Complete the operation; `row` is the schema of all features, `asked` that of a single body, `error` a refusal's."""
     columns = {name: {"type": "array", "items": value} for name, value in row["properties"].items()}
-    rows = {"type": "array", "items": row}
+    rows = {"type": "array", "items": asked}
     bodies = {
         "oneOf": [
             {"type": "object", "required": ["rows"], "properties": {"rows": rows}},
@@ -51,6 +53,9 @@ def describe_batch(operation: dict[str, Any], now: Snapshot, row: dict[str, Any]
             "description": description,
             "content": {"application/json": {"schema": error}},
         }
+    if now.champion.manifest.lookup is not None:
+        unknown = {"description": "the view has no such entity", "content": {"application/json": {"schema": error}}}
+        operation["responses"]["404"] = unknown
 
 
 def _answers(now: Snapshot) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from serving.admin_documentation import KEY
 from serving.batch_documentation import describe_batch
 from serving.live import Snapshot
+from serving.lookup import ENTITY, MAX_ENTITY_LETTERS
 from serving.protocol_documentation import describe_protocol, is_protocol
 from serving.served import Served
 from serving.tasks import answer_schema
@@ -31,6 +32,7 @@ REFUSALS = {
     "500": "the model could not score the row, or its score is infinite",
     "503": "too many rows are waiting; retry after the seconds that the header says",
 }
+UNKNOWN = "the view has no such entity"
 MODEL = "/v1/models/{model}"
 JSON_TYPE = {"number": "number", "category": "string", "boolean": "boolean"}
 
@@ -62,7 +64,7 @@ def openapi_of(app: FastAPI, served: Served) -> dict[str, Any]:
 def _described(operation: dict[str, Any], path: str, now: Snapshot, model: str) -> dict[str, Any]:
     operation = dict(operation)
     if path.endswith("/batch"):
-        describe_batch(operation, now, _body(now), ERROR)
+        describe_batch(operation, now, _body(now), _either(now), ERROR)
     else:
         _describe(operation, path, now)
     if model:
@@ -81,7 +83,7 @@ def _describe(operation: dict[str, Any], path: str, now: Snapshot) -> None:
         _header("x-arm", "the arm that is to answer, with an API key that may name it"),
         _header("traceparent", "W3C trace context: its trace id is returned"),
     ]
-    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _body(now)}}}
+    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _either(now)}}}
     answer = answer_schema(now.champion.manifest, [arm.name for arm in now.arms])
     operation["responses"] = {"200": {"description": "the score", "content": {"application/json": {"schema": answer}}}}
     for status, description in REFUSALS.items():
@@ -89,6 +91,22 @@ def _describe(operation: dict[str, Any], path: str, now: Snapshot) -> None:
             "description": description,
             "content": {"application/json": {"schema": ERROR}},
         }
+    if now.champion.manifest.lookup is not None:
+        unknown = {"description": UNKNOWN, "content": {"application/json": {"schema": ERROR}}}
+        operation["responses"]["404"] = unknown
+
+
+def _either(now: Snapshot) -> dict[str, Any]:
+    """All features; or, where the model looks them up, an entity, with what may be given beside it."""
+    plain, lookup = _body(now), now.champion.manifest.lookup
+    if lookup is None:
+        return plain
+    named = {"type": "object", "required": [lookup.entity], "additionalProperties": False}
+    named["properties"] = {lookup.entity: {"type": ["string", "integer"], "maxLength": MAX_ENTITY_LETTERS}}
+    beside = {name: plain["properties"][name] for name in lookup.override}
+    others = {name: False for name in plain["properties"] if name not in lookup.override}
+    by_entity = {"type": "object", "required": [ENTITY], "properties": {ENTITY: named, **beside, **others}}
+    return {"anyOf": [plain | {"not": {"required": [ENTITY]}}, by_entity]}
 
 
 def _body(now: Snapshot) -> dict[str, Any]:

@@ -12,6 +12,9 @@
         ├── ContentTypeRefused    a body of another kind
         ├── OverrideRefused       `x-arm` by who may not
         ├── FieldRefused          one named field is missing, of the wrong type or out of range
+        ├── EntityUnknown         the view has no such entity, and the model no default
+        ├── ViewMissing           the view can't be looked at just now
+        ├── LookedUpElsewhere     no refusal to who can wait: the features come over the network
         ├── NotScored             a row that the model failed on, where the answer has no place to say which
         ├── NotWritten            outcomes that are not on disk: to be sent again
         └── Overloaded            the lane's queue is full
@@ -24,6 +27,7 @@ Domain code raises these; `serving.answers` alone knows which HTTP status each b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
 
@@ -89,6 +93,31 @@ class OverrideRefused(RequestRefused):
 
 class FieldRefused(RequestRefused):
     pass
+
+
+class EntityUnknown(RequestRefused):
+    pass
+
+
+class ViewMissing(RequestRefused):
+    pass
+
+
+Found = Callable[["bytes | ViewMissing | None"], None]
+"""What the view has of the entity, None where it has none, or why it could not be asked."""
+
+
+class LookedUpElsewhere(RequestRefused):
+    """`ask` begins the look-up and tells later, on the loop's thread; `complete` makes the body of what was found."""
+
+    ask: Callable[[Found], None]
+    complete: Callable[[bytes | None], bytes]
+
+    @classmethod
+    def by(cls, ask: Callable[[Found], None]) -> LookedUpElsewhere:
+        refused = cls("entity: a view in Redis is looked up for single requests, at the scoring paths alone", "entity")
+        refused.ask = ask
+        return refused
 
 
 class NotScored(RequestRefused):

@@ -26,6 +26,7 @@ from serving.cost import measure
 from serving.decoding import Decode, decoder
 from serving.inspection import refuse_other_inputs
 from serving.lanes import Lane, Tally, finite_test
+from serving.lookup import finder_of, looking_up
 from serving.quick_rows import QuickRows
 from serving.routes import CHAMPION, POINTS, Routes, read
 from serving.segments import Role
@@ -132,8 +133,8 @@ class Loader:
                 shadows[shadow.name] = self._take(shadow.bundle, "shadow")
             manifests = {name: opened.predictor.manifest for name, opened in (arms | shadows).items()}
             refuse_other_inputs(manifests)
-            schema = manifests[CHAMPION].schema
-            return Prepared(routes, arms, shadows, decoder(schema), QuickRows.of(schema))
+            champion = manifests[CHAMPION]
+            return Prepared(routes, arms, shadows, self._decoder(champion), QuickRows.of(champion.schema))
         except BaseException:
             self.let_go(*arms.values(), *shadows.values())
             raise
@@ -160,6 +161,13 @@ class Loader:
         )
         self._let_go_with(snapshot, *prepared.arms.values())
         return snapshot
+
+    def _decoder(self, champion: Manifest) -> Decode:
+        decode, lookup = decoder(champion.schema), champion.lookup
+        if lookup is None:
+            return decode
+        finder = finder_of(self.settings.views, champion.schema, lookup)
+        return looking_up(decode, champion.schema, lookup, finder)
 
     def let_go(self, *opened: Opened) -> None:
         """Close what has no user left. Its lane is idle: a row that waits in one holds its snapshot."""

@@ -6,15 +6,24 @@ import itertools
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter_ns, time_ns
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from serving import page
 from serving.admission import Admission
 from serving.answers import Answer, model_failed, refusal, score_not_finite
-from serving.errors import AskerGone, DeadlinePassed, LoopLate, Overloaded, RequestRefused
+from serving.errors import (
+    AskerGone,
+    DeadlinePassed,
+    LookedUpElsewhere,
+    LoopLate,
+    Overloaded,
+    RequestRefused,
+    ViewMissing,
+)
 from serving.lanes import Scored, Scores
 from serving.live import Arm, Live, Snapshot
 from serving.traffic import TrafficLog
@@ -23,6 +32,8 @@ logger = logging.getLogger("coppice")
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 MAX_UNIT_BYTES = 256
+ENTITY = "entity"
+_ENTITY = msgspec.json.Decoder(dict[str, str | int])
 ODD_UNIT = f"x-unit: must be ASCII and at most {MAX_UNIT_BYTES} bytes"
 
 
@@ -55,6 +66,19 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     row: bytes
     parse_us: int
     expires: int  # 0: never
+    reply: Reply
+
+
+class Wanted(msgspec.Struct, frozen=True, gc=False):
+    """A request whose features are being looked up."""
+
+    now: Snapshot
+    arm: Arm
+    ts_us: int
+    id: bytes
+    unit: bytes
+    arrived: int
+    expires: int
     reply: Reply
 
 
@@ -94,6 +118,9 @@ def scorer(
             if timeout or admission.strict or not arm.inline:
                 expires = admission.admit(timeout, arrived, arm.lane, reply.since)
             row = now.decode(body)
+        except LookedUpElsewhere as elsewhere:
+            wanted = Wanted(now, arm, ts_us, request_id, unit, arrived, expires, reply)
+            return look_up(elsewhere, wanted)
         except RequestRefused as refused:
             return refuse(refused, request_id)
         decoded = perf_counter_ns()
@@ -116,6 +143,38 @@ def scorer(
         if now.shadows:
             now.offer_to_shadows(ts_us, request_id, unit, row)
         return arm.encode(value, request_id, parse_us, 0, score_us)
+
+    def look_up(elsewhere: LookedUpElsewhere, wanted: Wanted) -> Answer | None:
+        """The answer comes by `reply`, when the features have."""
+
+        def found(content: bytes | ViewMissing | None) -> None:
+            answer = go_on(elsewhere, wanted, content)
+            if answer is not None:
+                wanted.reply(answer)
+
+        try:
+            elsewhere.ask(found)
+        except RequestRefused as refused:
+            return refuse(refused, wanted.id)
+        return None
+
+    def go_on(elsewhere: LookedUpElsewhere, wanted: Wanted, content: bytes | ViewMissing | None) -> Answer | None:
+        if wanted.reply.disconnected:
+            cells[page.SHED_GONE] += 1
+            return None
+        try:
+            if isinstance(content, ViewMissing):
+                raise content
+            if 0 < wanted.expires < perf_counter_ns():
+                raise DeadlinePassed("this request was not answered by its deadline")
+            row = wanted.now.decode(elsewhere.complete(content))
+        except RequestRefused as refused:
+            return refuse(refused, wanted.id)
+        request = Request(
+            wanted.now, wanted.arm, wanted.ts_us, wanted.id, wanted.unit, row,
+            (perf_counter_ns() - wanted.arrived) // 1000, wanted.expires, wanted.reply,
+        )  # fmt: skip
+        return score_inline(request) if wanted.arm.inline else submit(request)
 
     def score_inline(request: Request) -> Answer | None:
         began = perf_counter_ns()
@@ -155,7 +214,8 @@ def scorer(
         try:
             return find_unit(body)
         except RequestRefused:
-            now.decode(body)  # raises what is wrong with the body as a whole, which is told first
+            with suppress(LookedUpElsewhere):
+                now.decode(body)  # raises what is wrong with the body as a whole, which is told first
             raise
 
     def finish(request: Request, scored: Scored) -> Answer | None:
@@ -192,24 +252,36 @@ def has_nan(scores: Scores) -> bool:
 
 
 def unit_finder(field: str) -> Callable[[bytes], bytes]:
-    """The unit that a body names in `field`; b"" where it does not, or where no field is configured."""
+    """The unit that a body names in `field`, or its entity does; b"" where neither does, or where no field is configured."""
     if not field:
         return lambda _: b""
-    decode = msgspec.json.Decoder(
-        msgspec.defstruct("Unit", [("unit", str | int | None, None)], rename={"unit": field})
-    ).decode
+    fields: list[tuple[str, Any, Any]] = [("unit", str | int | None, None)]
+    if field != ENTITY:
+        fields.append((ENTITY, msgspec.Raw, msgspec.Raw()))
+    decode = msgspec.json.Decoder(msgspec.defstruct("Unit", fields, rename={"unit": field})).decode
 
     def find(body: bytes) -> bytes:
         try:
-            unit = decode(body).unit  # type: ignore[attr-defined]  # the struct is made at run time
+            named: Any = decode(body)
         except msgspec.MsgspecError:
             raise RequestRefused(f"{field}: the unit must be a string or a whole number", field) from None
+        unit = named.unit
+        if unit is None and field != ENTITY and named.entity:
+            unit = _unit_of_entity(named.entity, field)
         encoded = b"" if unit is None else str(unit).encode()
         if len(encoded) > MAX_UNIT_BYTES:
             raise RequestRefused(f"{field}: the unit must be at most {MAX_UNIT_BYTES} bytes", field)
         return encoded
 
     return find
+
+
+def _unit_of_entity(entity: msgspec.Raw, field: str) -> str | int | None:
+    """None too where it is no entity: who looks it up refuses it in his own words."""
+    try:
+        return _ENTITY.decode(entity).get(field)
+    except msgspec.MsgspecError:
+        return None
 
 
 def id_maker(writer: str) -> Callable[[int], bytes]:

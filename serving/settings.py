@@ -35,6 +35,10 @@ class Settings(BaseModel):
         default=Path("var/traffic"),
         description="folder of the traffic log, the shared pages, and what was pulled from S3",
     )
+    views: str = Field(
+        default="var/views",
+        description="where models with a [lookup] find their entities: a folder of views, or `redis://host:port/db`",
+    )
     admin_keys: str = Field(
         default="",
         description="who may change routes over HTTP: a file of `SHA256 NAME` lines, or hashes; empty: nobody",

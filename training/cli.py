@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -80,7 +81,7 @@ def train(
             on_disk = read_out_of_core(data, target, chosen, folder, positive=positive)
         trained = run(
             chosen,
-            on_disk.dataset if on_disk else dataset_of(chosen, data, target, positive),
+            on_disk.dataset if on_disk else dataset_of(chosen, data, target, positive, progress),
             on_disk=on_disk,
             name=name or chosen.model or (data.name.split(".")[0] if data else "model"),
             schema=registry.download(schema_from).schema if schema_from else None,
@@ -151,8 +152,14 @@ def simulate(
     typer.echo(f"{rows:,} customers, {world.churned.mean():.1%} leave, best possible AUC {world.best_auc:.4f}: {out}")
 
 
-def dataset_of(recipe: Recipe, data: Path | None, target: str | None, positive: str | None) -> Dataset:
-    """What the command line or else the recipe names."""
+def dataset_of(
+    recipe: Recipe,
+    data: Path | None,
+    target: str | None,
+    positive: str | None,
+    progress: Callable[[str], None] = typer.echo,
+) -> Dataset:
+    """What the command line or else the recipe names; with the features of a feature store, where the recipe says so."""
     from training.data import from_frame, read_dataset
     from training.inference import tidy
     from training.simulator import TARGET
@@ -169,4 +176,8 @@ def dataset_of(recipe: Recipe, data: Path | None, target: str | None, positive: 
     column = target or named.target
     if not column:
         raise RecipeRefused("--target: name the column to predict")
+    if named.features and recipe.lookup:
+        from training.feature_store import dataset
+
+        return dataset(recipe, data or Path(named.path), column, positive or named.positive, progress)
     return read_dataset(data or named.path, column, positive=positive or named.positive, task=recipe.task)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,15 +58,17 @@ def read_dataset(path: str | Path, target: str, *, positive: str | None = None, 
     return from_frame(frame, target, positive=positive, task=task, source=path.name, digest=digest)
 
 
-def read_frame(path: str | Path) -> pd.DataFrame:
-    """The tidied columns of a CSV (`.csv`, `.csv.gz`, `.tsv`) or Parquet file."""
+def read_frame(path: str | Path, *, as_is: Sequence[str] = ()) -> pd.DataFrame:
+    """The tidied columns of a CSV (`.csv`, `.csv.gz`, `.tsv`) or Parquet file. Those of `as_is` stay as the file has them,
+    which of a CSV is text: names that consist of digits, and instants.
+    """
     path = Path(path)
     suffix = "".join(path.suffixes[-2:]).lower() if path.suffix == ".gz" else path.suffix.lower()
     try:
         if suffix in (".parquet", ".pq"):
             frame = pd.read_parquet(path)
         elif suffix in (".csv", ".csv.gz", ".tsv", ".txt"):
-            frame = _read_csv(path, "\t" if suffix == ".tsv" else ",")
+            frame = _read_csv(path, "\t" if suffix == ".tsv" else ",", as_is)
         else:
             raise DataRefused(f"{path}: is neither .csv nor .parquet")
     except FileNotFoundError:
@@ -78,7 +81,10 @@ def read_frame(path: str | Path) -> pd.DataFrame:
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise DataRefused(f"{path}: two columns are named {twice[0]!r}")
-    return tidy(frame)
+    kept = [name for name in as_is if name in frame.columns]
+    return (
+        pd.concat([frame[kept], tidy(frame.drop(columns=kept))], axis=1)[list(frame.columns)] if kept else tidy(frame)
+    )
 
 
 def joined(train: Dataset, holdout: Dataset) -> Dataset:
@@ -170,10 +176,17 @@ def _classes(counts: pd.Series[Any], where: str) -> tuple[str, ...]:
     return tuple(text_of(label) for label in sorted(counts.index, key=None if numeric else text_of))
 
 
-def _read_csv(path: Path, separator: str) -> pd.DataFrame:
+def _read_csv(path: Path, separator: str, as_text: Sequence[str]) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # mixed columns are tidied below, by one rule
-        return pd.read_csv(path, sep=separator, skipinitialspace=True, na_values=["?"], low_memory=False)
+        return pd.read_csv(
+            path,
+            sep=separator,
+            skipinitialspace=True,
+            na_values=["?"],
+            low_memory=False,
+            dtype=dict.fromkeys(as_text, "str"),
+        )
 
 
 def _positive(counts: pd.Series[Any], named: str | None, where: str) -> Any:

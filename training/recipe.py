@@ -12,6 +12,14 @@ simulated_rows = 20000              the built-in churn world ...
 path = "rows.csv"                   ... or a file, with its
 target = "churned"
 positive = "yes"                    optional: the label whose probability is served
+features = "var/features"           optional: a feature repository; the file has labels, and the features are those of
+time = "event_time"                 [lookup] as they were known at the label's instant, which this column of it holds
+
+[lookup]                            optional: the server may look the features up (`training.view.Lookup`)
+view = "churn"
+entity = "customer_id"
+override = ["plan"]                 features that a request may give beside its entity; none by default
+default = { plan = "basic" }        an unknown entity's features, null where not named; without it, a 404
 
 [split]                             shares of all rows, stratified by the target
 by = "rows"                         or "time": the latest are held out; or "group": no group is in two parts
@@ -68,6 +76,7 @@ from training.costs import Costs
 from training.errors import RecipeRefused
 from training.features import Feature, FeatureSchema, InputRefused
 from training.segments import Evaluation
+from training.view import Lookup
 
 METRICS = {
     "binary": ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss", "brier"),
@@ -90,6 +99,8 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str = ""
     target: str = ""
     positive: str | None = None
+    features: str = ""
+    time: str = ""
 
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -161,6 +172,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     costs: Costs | None = None
     evaluation: Evaluation = Evaluation()
     card: Words = Words()
+    lookup: Lookup | None = None
     features: tuple[Feature, ...] = ()
 
     def __post_init__(self) -> None:
@@ -189,6 +201,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise RecipeRefused("split: holdout and validation must lie between 0 and 0.9")
         if self.split.holdout + self.split.validation > 0.9:
             raise RecipeRefused("split: holdout and validation leave less than a tenth to train on")
+        if self.data.features and not (self.lookup and self.data.time and self.data.path):
+            raise RecipeRefused("data.features: needs data.path with the labels, data.time, and [lookup] with the view")
         if self.rounds.most < 1 or self.rounds.patience < 0:
             raise RecipeRefused("rounds: most must be at least 1, and patience at least 0")
 

@@ -29,6 +29,7 @@ import numpy as np
 
 from training.errors import NotRegistered
 from training.features import Feature, FeatureSchema, Matrix
+from training.view import Lookup
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,6 +58,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: dict[str, str]
     metrics: dict[str, float]
     intervals: dict[str, tuple[float | None, float | None]] = {}  # low, high
+    lookup: Lookup | None = None
     calibration: str = "none"  # or platt, isotonic
 
 

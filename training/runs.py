@@ -107,6 +107,7 @@ def _facts(
         metrics=dict(verdict.metrics),
         intervals={name: (found.low, found.high) for name, found in intervals.items()},
         calibration=calibration,
+        lookup=recipe.lookup,
     )
 
 

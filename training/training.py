@@ -18,15 +18,16 @@ from training.assessment import Assessment
 from training.calibrating import calibrated
 from training.costs import amounts
 from training.data import Dataset
-from training.errors import GateFailed
+from training.errors import GateFailed, RecipeRefused
 from training.evaluation import Gate
-from training.features import FeatureSchema, infer
+from training.features import FeatureSchema, InputRefused, infer
 from training.inference import constants, identifiers
 from training.out_of_core import OutOfCore
 from training.parts import Part, part_of
 from training.recipe import Recipe
 from training.segments import refuse_unknown
 from training.splitting import split
+from training.view import Lookup
 
 Progress = Callable[[str], None]
 
@@ -70,6 +71,8 @@ def train(
     if left_out:
         reasons = _reasons(dataset, left_out, recipe.split.column)
         progress(f"left out: {', '.join(f'{column} ({why})' for column, why in reasons.items())}")
+    if recipe.lookup:
+        _refuse_lookup(recipe.lookup, schema)
     refuse_unknown(recipe.evaluation, dataset.features, dataset.source)
     if recipe.costs:
         amounts(recipe.costs, dataset.features, dataset.source)
@@ -118,6 +121,13 @@ def train(
         registry.alias(registered, alias)
     progress(f"registered {registered.reference}" + "".join(f" as {alias}" for alias in aliases))
     return Trained(registered, found.metrics, found.gates, schema, fitted.rounds, found.assessed)
+
+
+def _refuse_lookup(lookup: Lookup, schema: FeatureSchema) -> None:
+    try:
+        lookup.refuse_misfit(schema)
+    except InputRefused as refused:
+        raise RecipeRefused(f"lookup: {refused}") from None
 
 
 def _refitted(

@@ -29,6 +29,8 @@ HEAVY = [
     "mlflow",
     "evidently",
     "boto3",
+    "feast",
+    "redis",
     "model_signing",
     "sigstore",
     "cryptography",
@@ -91,6 +93,7 @@ def test_help_imports_no_package() -> None:
             "train",
             "tune",
             "models",
+            "features",
             "simulate",
             "compile",
             "parity",
@@ -128,6 +131,9 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (["sign", "nowhere", "--key", "no-such-key"], 2, "no-such-key"),
         (["keys", "trust", "nowhere.pub"], 2, "nowhere.pub"),
         (["compile", "churn", "--key", "no-such-key"], 2, "no-such-key"),
+        (["features", "apply", "nowhere"], 2, "coppice features init nowhere"),
+        (["features", "init", "--entity", "id"], 2, "--data FILE"),
+        (["features", "materialize", "--as-of", "noon"], 2, "--as-of: 'noon'"),
         (["routes", "show", "nothing"], 2, "nothing"),
         (["routes", "promote", "nothing"], 2, "nothing"),
         (["routes", "rollback", "nothing", "--store", "s3://"], 2, "bucket"),
@@ -159,15 +165,15 @@ def test_settings_and_the_readme_table_are_the_same() -> None:
         default = str(field.default)
         assert default in table[PREFIX + name.upper()] or not default, name
     # fifteen knobs; and what is none: whom to trust, who may administer, how often the store is asked, callers' deadlines,
-    # limits of requests of many rows, who may ask, what is told of it, and the two files of TLS
-    assert len(Settings.model_fields) <= 26
+    # limits of requests of many rows, who may ask, what is told of it, the two files of TLS, and where entities are looked up
+    assert len(Settings.model_fields) <= 27
 
 
 def test_nothing_tells_of_a_machine_or_a_package_host() -> None:
     hosts = re.compile("files.pythonhosted" + r"\.org|--(extra-)?index-url|" + "/work" + "/|/" + "root" + "/")
     for name in TRACKED:
         path = ROOT / name
-        if path.suffix in (".ubj", ".seg", ".out", ".png") or not path.is_file():
+        if path.suffix in (".ubj", ".seg", ".view", ".out", ".png") or not path.is_file():
             continue
         found = hosts.search(path.read_text(encoding="utf-8"))
         assert found is None, (name, found)
