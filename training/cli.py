@@ -47,6 +47,12 @@ def train(
         bool,
         typer.Option(help="leave the rows of a Parquet file on disk, for a file larger than memory; needs --data"),
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0, help="with --out-of-core: so many processes fit, on Ray, here or at RAY_ADDRESS; 0: this one"
+        ),
+    ] = 0,
 ) -> None:
     """Train on the built-in churn world or your own table, measure on a holdout, and register what passes the gates.
 
@@ -57,9 +63,10 @@ def train(
         coppice train --data rows.csv --target churned --algorithm lightgbm --schema-from rows@champion
         coppice train my-recipe.toml
         coppice train --data huge.parquet --target churned --out-of-core    # spools to TMPDIR, 8 bytes a cell
+        RAY_ADDRESS=head:6379 coppice train --data /mnt/huge.parquet --target churned --out-of-core --workers 8
     """
+    from training import fit_on_ray, registry
     from training import recipe as recipes
-    from training import registry
     from training.out_of_core import read as read_out_of_core
     from training.out_of_core import temporary
     from training.training import train as run
@@ -72,17 +79,22 @@ def train(
     if algorithm not in ("xgboost", "lightgbm"):
         raise RecipeRefused(f"--algorithm: {algorithm!r} is neither xgboost nor lightgbm")
     chosen = recipes.load(recipe or (f"tabular-{algorithm}" if data else f"churn-{algorithm}"))
+    if workers and not out_of_core:
+        raise RecipeRefused("--workers: is for rows that stay on disk: --out-of-core")
     with ExitStack() as passing:
         on_disk = None
         if out_of_core:
             if data is None or target is None:
                 raise RecipeRefused("--out-of-core: name the Parquet file and its target: --data and --target")
             folder = Path(passing.enter_context(temporary()))
+            if workers:
+                fit_on_ray.refuse_unfit(chosen, data, workers)
             on_disk = read_out_of_core(data, target, chosen, folder, positive=positive)
         trained = run(
             chosen,
             on_disk.dataset if on_disk else dataset_of(chosen, data, target, positive, progress),
             on_disk=on_disk,
+            workers=workers,
             name=name or chosen.model or (data.name.split(".")[0] if data else "model"),
             schema=registry.download(schema_from).schema if schema_from else None,
             aliases=tuple(alias or ()),

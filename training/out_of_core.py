@@ -40,14 +40,23 @@ class OutOfCore:
     rows: int
     folder: Path  # for the spooled rows: theirs whose context this is
 
-    def fitting(self, schema: FeatureSchema, parts: Mapping[str, Indices], progress: Progress) -> OnDisk:
-        """Every row that is in neither other part of the sample, encoded on disk. Raises DataRefused, naming the column."""
+    def fitting(
+        self,
+        schema: FeatureSchema,
+        parts: Mapping[str, Indices],
+        progress: Progress,
+        *,
+        groups: list[int] | None = None,
+    ) -> OnDisk:
+        """Every row that is in neither other part of the sample, encoded on disk; of some row groups, where they are named.
+        Raises DataRefused, naming the column.
+        """
         kept = np.ones(self.rows, dtype=np.bool_)
         kept[self.sampled[np.concatenate([parts["validation"], parts["holdout"]])]] = False
-        spooled = Spooled(self.folder / "rows.f64", int(kept.sum()), schema.width)
+        path = self.folder / "rows.f64"
         labels: list[Labels] = []
-        with spooled.path.open("wb") as file:
-            for first, read in _frames(self.path, [*schema.names, self.dataset.target], schema.width):
+        with path.open("wb") as file:
+            for first, read in _frames(self.path, [*schema.names, self.dataset.target], schema.width, groups):
                 frame = read[kept[first : first + len(read)]]
                 labels.append(self._labels(frame[self.dataset.target]))
                 try:
@@ -56,6 +65,7 @@ class OutOfCore:
                     raise DataRefused(f"{self.path.name}: rows from {first:,} on: {refused}") from None
                 except OSError as full:
                     raise DataRefused(f"{self.folder}: the encoded rows can't be written here: {full}") from None
+        spooled = Spooled(path, sum(map(len, labels)), schema.width)
         progress(f"{spooled.rows:,} rows encoded on disk, {spooled.path.stat().st_size / 1e9:.2f} GB")
         return OnDisk(spooled, np.concatenate(labels))
 
@@ -146,20 +156,32 @@ def _picked(path: Path, rows: Indices) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _frames(path: Path, columns: list[str] | None, width: int) -> Iterator[tuple[int, pd.DataFrame]]:
-    """(first row, rows) of the file, in its order."""
+def row_groups(path: Path) -> int:
+    import pyarrow.parquet
+
+    return int(pyarrow.parquet.ParquetFile(path).num_row_groups)
+
+
+def _frames(
+    path: Path, columns: list[str] | None, width: int, groups: list[int] | None = None
+) -> Iterator[tuple[int, pd.DataFrame]]:
+    """(first row, rows) of the file, in its order; of the row groups named, or all."""
     import pyarrow.parquet
 
     file = pyarrow.parquet.ParquetFile(path, memory_map=False, pre_buffer=False)
-    first = 0
     named = {name.strip(): name for name in file.schema_arrow.names}
     wanted = None if columns is None else [named[name] for name in columns]
     count = max(1, BLOCK_BYTES // (8 * (width or len(file.schema_arrow))))
-    for batch in file.iter_batches(batch_size=count, columns=wanted, use_threads=False):
-        frame = batch.to_pandas()
-        frame.columns = [str(name).strip() for name in frame.columns]
-        yield first, frame
-        first += len(frame)
+    first = 0
+    for group in range(file.num_row_groups):
+        if groups is not None and group not in groups:
+            first += file.metadata.row_group(group).num_rows
+            continue
+        for batch in file.iter_batches(batch_size=count, row_groups=[group], columns=wanted, use_threads=False):
+            frame = batch.to_pandas()
+            frame.columns = [str(name).strip() for name in frame.columns]
+            yield first, frame
+            first += len(frame)
 
 
 def _numbers(name: str, column: pd.Series[Any]) -> pd.Series[Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from training import boosters, card, measures, registry, runs, verdict
+from training import boosters, card, fit_on_ray, measures, registry, runs, verdict
 from training.assessment import Assessment
 from training.calibrating import calibrated
 from training.costs import amounts
@@ -56,10 +56,12 @@ def train(
     schema: FeatureSchema | None = None,
     aliases: tuple[str, ...] = (),
     on_disk: OutOfCore | None = None,
+    workers: int = 0,
     progress: Progress = _silent,
 ) -> Trained:
     """Fit, measure and register `name`'s next version. `schema`: the contract to keep; else the recipe's, else inferred.
-    `on_disk`: the file that `dataset` is the sample of; fitted to is all of it but the validation rows and the holdout.
+    `on_disk`: the file that `dataset` is the sample of; fitted to is all of it but the validation rows and the holdout,
+    by `workers` processes on Ray, where there are any.
 
     Raises GateFailed, after recording the run, where the model isn't good enough; DataRefused where the rows don't fit.
     """
@@ -78,13 +80,17 @@ def train(
         amounts(recipe.costs, dataset.features, dataset.source)
     parts = {part: part_of(dataset, schema, of_it, recipe.query) for part, of_it in rows.items()}
 
-    fitted = boosters.fit(
-        recipe,
-        schema,
-        parts["train"] if on_disk is None else on_disk.fitting(schema, rows, progress),
-        parts["validation"],
-        lambda round_, loss: progress(f"round {round_}: validation loss {loss:.5f}"),
-    )
+    if on_disk and workers:
+        progress(f"{workers} workers on Ray read and fit")
+        fitted = fit_on_ray.fit(recipe, schema, on_disk, rows, parts["validation"], workers)
+    else:
+        fitted = boosters.fit(
+            recipe,
+            schema,
+            on_disk.fitting(schema, rows, progress) if on_disk else parts["train"],
+            parts["validation"],
+            lambda round_, loss: progress(f"round {round_}: validation loss {loss:.5f}"),
+        )
     progress(f"fitted {recipe.algorithm}: {fitted.rounds} rounds kept of {len(fitted.curve)}")
     fitted, calibration = calibrated(recipe, schema, fitted, parts["validation"])
     if recipe.calibration != "none":
