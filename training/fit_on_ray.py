@@ -10,7 +10,6 @@ same path. A worker takes one CPU. Ray is imported when a fit begins, never when
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,10 +20,9 @@ from training.errors import RecipeRefused, TrainingError
 from training.features import FeatureSchema
 from training.out_of_core import OutOfCore, row_groups, temporary
 from training.parts import Part
+from training.ray_session import connected
 from training.recipe import Recipe
 from training.splitting import Indices
-
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def refuse_unfit(recipe: Recipe, path: Path, workers: int) -> None:
@@ -49,49 +47,31 @@ def fit(
     workers: int,
 ) -> boosters.Fitted:
     """What `boosters.fit` makes of all the file's rows but those that judge. Raises RecipeRefused, DataRefused."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    try:
-        import ray
-    except ImportError:
-        raise RecipeRefused('--workers: needs the extra "ray": pip install "coppice[ray]"') from None
     from xgboost.core import XGBoostError
     from xgboost.tracker import RabitTracker
 
-    cluster = os.environ.get("RAY_ADDRESS")
-    here = {} if cluster else {"include_dashboard": False, "num_cpus": workers}
-    try:
-        ray.init(address=cluster or "local", log_to_driver=False, logging_level="ERROR", **here)
-    except (ConnectionError, RuntimeError) as unreachable:
-        raise RecipeRefused(f"Ray at {cluster or 'this machine'}: {str(unreachable).splitlines()[0]}") from None
-    told: list[Any] = []
-    tracker = RabitTracker(n_workers=workers, host_ip=ray.util.get_node_ip_address() if cluster else "127.0.0.1")
-    try:
-        tracker.start()
-        work = ray.remote(num_cpus=1, max_retries=0)(_work)
-        task = {
-            name: ray.put(value)
-            for name, value in {
-                "recipe": recipe,
-                "schema": schema,
-                "given": given,
-                "rows": rows,
-                "validation": validation,
-            }.items()
-        }
-        told = [work.remote(number, workers, tracker.worker_args(), **task) for number in range(workers)]
-        first: boosters.Fitted = ray.get(told)[0]
-        return first
-    except ray.exceptions.RayTaskError as failed:
-        cause = failed.as_instanceof_cause()
-        raise (cause if isinstance(cause, TrainingError) else RecipeRefused(f"a worker failed: {cause}")) from None
-    except ray.exceptions.RayError as lost:
-        raise RecipeRefused(f"a worker was lost: {str(lost).strip().splitlines()[0]}") from None
-    finally:
-        for left in told:  # who waits for a worker that is gone would wait for long
-            ray.cancel(left, force=True)
-        ray.shutdown()
-        with suppress(XGBoostError):  # where workers never met, to end their meeting is an error of its own
-            tracker.free()
+    with connected("--workers", workers) as cluster:
+        import ray
+
+        told: list[Any] = []
+        tracker = RabitTracker(n_workers=workers, host_ip=ray.util.get_node_ip_address() if cluster else "127.0.0.1")
+        try:
+            tracker.start()
+            work = ray.remote(num_cpus=1, max_retries=0)(_work)
+            task = [ray.put(part) for part in (recipe, schema, given, rows, validation)]
+            told = [work.remote(number, workers, tracker.worker_args(), *task) for number in range(workers)]
+            first: boosters.Fitted = ray.get(told)[0]
+            return first
+        except ray.exceptions.RayTaskError as failed:
+            cause = failed.as_instanceof_cause()
+            raise (cause if isinstance(cause, TrainingError) else RecipeRefused(f"a worker failed: {cause}")) from None
+        except ray.exceptions.RayError as lost:
+            raise RecipeRefused(f"a worker was lost: {str(lost).strip().splitlines()[0]}") from None
+        finally:
+            for left in told:  # who waits for a worker that is gone would wait for long
+                ray.cancel(left, force=True)
+            with suppress(XGBoostError):  # where workers never met, to end their meeting is an error of its own
+                tracker.free()
 
 
 def _work(

@@ -7,7 +7,6 @@ with its extra `train`. A trial takes one CPU. Ray is imported when a search beg
 
 from __future__ import annotations
 
-import os
 import tempfile
 from typing import Any
 
@@ -16,52 +15,34 @@ from optuna.trial import Trial, TrialState
 
 from training.cross_validation import EVERY, Fold, Score, score
 from training.errors import RecipeRefused
+from training.ray_session import connected
 from training.recipe import Recipe
 from training.tuning import Told, grace, keep, suggested
-
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 
 
 def run(
     study: optuna.Study, recipe: Recipe, made: list[Fold], trials: int, timeout_s: float | None, told: Told
 ) -> None:
     """Bring `trials` more to an end. Raises RecipeRefused with what the first failed one said."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    try:
-        import ray
-        from ray import tune
-    except ImportError:
-        raise RecipeRefused('--engine ray: needs the extra "ray": pip install "coppice[ray]"') from None
-    cluster = os.environ.get("RAY_ADDRESS")
-    if cluster and cluster.startswith("ray://"):
-        raise RecipeRefused(
-            "RAY_ADDRESS: give HOST:PORT, from a node of the cluster: by ray:// the study would leave here"
-        )
-    here = {} if cluster else {"include_dashboard": False}
-    try:
-        ray.init(address=cluster or "local", log_to_driver=False, logging_level="ERROR", **here)
-    except (ConnectionError, RuntimeError) as unreachable:
-        raise RecipeRefused(f"Ray at {cluster or 'this machine'}: {str(unreachable).splitlines()[0]}") from None
     longest = recipe.rounds.most + EVERY  # what a trial's last report counts as: no first fold gets there
-    trial = tune.with_parameters(_trial, recipe=recipe, made=made, longest=longest)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            tuner = tune.Tuner(
-                tune.with_resources(trial, {"cpu": 1}),
-                tune_config=tune.TuneConfig(
-                    metric="loss",
-                    mode="min",
-                    search_alg=_asking(study, recipe, told),
-                    scheduler=tune.schedulers.ASHAScheduler("round", max_t=longest, grace_period=grace(recipe)),
-                    num_samples=trials,
-                    reuse_actors=True,  # a new process would take longer than many a trial
-                    time_budget_s=timeout_s,
-                ),
-                run_config=tune.RunConfig(storage_path=folder, verbose=0),
-            )
-            failed = tuner.fit().errors
-    finally:
-        ray.shutdown()
+    with connected("--engine ray"), tempfile.TemporaryDirectory() as folder:
+        from ray import tune
+
+        trial = tune.with_parameters(_trial, recipe=recipe, made=made, longest=longest)
+        tuner = tune.Tuner(
+            tune.with_resources(trial, {"cpu": 1}),
+            tune_config=tune.TuneConfig(
+                metric="loss",
+                mode="min",
+                search_alg=_asking(study, recipe, told),
+                scheduler=tune.schedulers.ASHAScheduler("round", max_t=longest, grace_period=grace(recipe)),
+                num_samples=trials,
+                reuse_actors=True,  # a new process would take longer than many a trial
+                time_budget_s=timeout_s,
+            ),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        )
+        failed = tuner.fit().errors
     if failed:
         raise RecipeRefused(f"a trial failed: {str(failed[0]).strip().splitlines()[-1]}")
 
