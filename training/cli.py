@@ -22,7 +22,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="a recipe: churn-xgboost, churn-lightgbm, tabular-xgboost, tabular-lightgbm, or the path of a TOML file"
+            help="a recipe: churn-xgboost, churn-lightgbm, tabular-xgboost, tabular-lightgbm, tabular-random-forest, "
+            "tabular-extra-trees, or the path of a TOML file"
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="CSV or Parquet to train on, instead of the recipe's data")] = None,
@@ -35,7 +36,9 @@ def train(
     name: Annotated[
         str | None, typer.Option(help="name to register under; default: the recipe's, or the file's")
     ] = None,
-    algorithm: Annotated[str, typer.Option(help="xgboost or lightgbm, where no recipe is named")] = "xgboost",
+    algorithm: Annotated[
+        str, typer.Option(help="xgboost, lightgbm, random_forest or extra_trees, where no recipe is named")
+    ] = "xgboost",
     alias: Annotated[
         list[str] | None, typer.Option(help="alias to give the new version, such as champion; may be repeated")
     ] = None,
@@ -69,9 +72,11 @@ def train(
     def progress(text: str) -> None:
         typer.echo(f"  {perf_counter() - began:6.1f} s  {text}")
 
-    if algorithm not in ("xgboost", "lightgbm"):
-        raise RecipeRefused(f"--algorithm: {algorithm!r} is neither xgboost nor lightgbm")
-    chosen = recipes.load(recipe or (f"tabular-{algorithm}" if data else f"churn-{algorithm}"))
+    if algorithm not in recipes.RESERVED:
+        raise RecipeRefused(f"--algorithm: {algorithm!r} is none of {', '.join(recipes.RESERVED)}")
+    if algorithm in recipes.FORESTS and not (recipe or data):
+        raise RecipeRefused(f"--algorithm {algorithm}: needs --data, or a recipe")
+    chosen = recipes.load(recipe or f"{'tabular' if data else 'churn'}-{algorithm.replace('_', '-')}")
     with ExitStack() as passing:
         on_disk = None
         if out_of_core:
