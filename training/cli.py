@@ -114,13 +114,13 @@ def models(
 
     from training.measures import TOLD
 
-    typer.echo(f"{'version':24} {'aliases':24} {'algorithm':10} {'registered':16}  on its holdout")
+    typer.echo(f"{'version':24} {'aliases':24} {'algorithm':13} {'registered':16}  on its holdout")
     for row in rows:
         when = datetime.fromtimestamp(row.created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
         known = TOLD.get(row.tags.get("task", "binary"), ())
         figures = ", ".join(f"{metric} {row.tags[metric]}" for metric in known if metric in row.tags)
         typer.echo(
-            f"{row.reference:24} {', '.join(row.aliases):24} {row.tags.get('algorithm', '-'):10} {when}  {figures}"
+            f"{row.reference:24} {', '.join(row.aliases):24} {row.tags.get('algorithm', '-'):13} {when}  {figures}"
         )
 
 

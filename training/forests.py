@@ -6,6 +6,7 @@ Trees are independent of one another, so no round is the best and none is droppe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -67,11 +68,17 @@ def _estimator(recipe: Recipe, directions: list[int] | None) -> Any:
 
     of_classes, of_values = ESTIMATORS[recipe.algorithm]
     kind = getattr(ensemble, of_values if recipe.task == "regression" else of_classes)
-    settings = {"n_estimators": recipe.rounds.most, "n_jobs": -1, "random_state": recipe.seed}
+    settings = {"n_estimators": recipe.rounds.most, "n_jobs": _threads(), "random_state": recipe.seed}
     try:
         return kind(**settings, monotonic_cst=directions, **recipe.params)
     except TypeError as refused:
         raise RecipeRefused(f"params: {refused}") from None
+
+
+def _threads() -> int:
+    """As many as a booster would take: OMP_NUM_THREADS, which Ray sets to a trial's share, or (-1) one a core."""
+    most = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(most) if most.isdecimal() and int(most) else -1
 
 
 def _labels(task: Task, labels: Labels) -> Any:

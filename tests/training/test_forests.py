@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("she
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('shelf') / 'mlflow.db'}")
-        patch.setenv("LOKY_MAX_CPU_COUNT", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
 
