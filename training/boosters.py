@@ -1,4 +1,4 @@
-"""Fit a booster on an encoded matrix, with early stopping; what comes back holds the best rounds and no more.
+"""Fit a booster or a forest on an encoded matrix, with early stopping; what comes back holds the best rounds and no more.
 
 Trimming here, once, spares everything after it the question of which trees count: XGBoost's `best_iteration` is an
 attribute that formats lose, and LightGBM's is applied by some calls and not by others.
@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from training import forests
 from training.data import Labels
-from training.errors import RecipeRefused
+from training.errors import DataRefused, RecipeRefused
 from training.features import FeatureSchema, Matrix
 from training.parts import Part
 from training.recipe import Recipe
@@ -41,7 +42,7 @@ Progress = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """`booster`: an `xgboost.Booster` or `lightgbm.Booster`, or scikit-learn's calibration of one.
+    """`booster`: an `xgboost.Booster` or `lightgbm.Booster`, a forest of scikit-learn's, or its calibration of one.
 
     `curve`: validation loss, one a round; of a ranking, 1 - NDCG.
     """
@@ -65,7 +66,7 @@ def fit(
     Raises RecipeRefused with the library's words.
     """
     fits = {"xgboost": _fit_xgboost, "lightgbm": _fit_lightgbm}
-    return fits[recipe.algorithm](recipe, schema, train, validation, progress, every)
+    return fits.get(recipe.algorithm, _fit_forest)(recipe, schema, train, validation, progress, every)
 
 
 def probability(booster: Any, schema: FeatureSchema, rows: Matrix) -> Matrix:
@@ -74,10 +75,22 @@ def probability(booster: Any, schema: FeatureSchema, rows: Matrix) -> Matrix:
     The positive class's probability or the value (n,); of several classes, their probabilities (n, k).
     """
     if hasattr(booster, "predict_proba"):
-        return np.asarray(booster.predict_proba(rows)[:, 1], dtype=np.float64)
-    is_xgboost = type(booster).__module__.startswith("xgboost")
+        shares = np.asarray(_said(booster.predict_proba, rows), dtype=np.float64)
+        return shares[:, 1] if shares.shape[1] == 2 else shares
+    library = type(booster).__module__.split(".")[0]
+    if library == "sklearn":
+        return np.asarray(_said(booster.predict, rows), dtype=np.float64)
+    is_xgboost = library == "xgboost"
     answers = booster.predict(_dmatrix(schema, rows) if is_xgboost else rows)
     return np.asarray(answers, dtype=np.float64)
+
+
+def _said(ask: Callable[[Matrix], Any], rows: Matrix) -> Any:
+    """scikit-learn's forests refuse a number that float32 can't hold."""
+    try:
+        return ask(rows)
+    except ValueError as refused:
+        raise DataRefused(f"rows: {str(refused).splitlines()[0]}") from None
 
 
 def column_types(schema: FeatureSchema) -> list[str]:
@@ -113,7 +126,9 @@ def _task_settings(recipe: Recipe, schema: FeatureSchema, labels: Labels) -> dic
     if recipe.task == "ranking" and recipe.algorithm == "lightgbm":
         settings["eval_at"] = [AT]
     if recipe.monotone:
-        settings["monotone_constraints"] = _directions(recipe, schema)
+        directions = _directions(recipe, schema)
+        written = f"({','.join(map(str, directions))})" if recipe.algorithm == "xgboost" else directions
+        settings["monotone_constraints"] = written
     return settings
 
 
@@ -126,13 +141,12 @@ def _loss(recipe: Recipe, value: float) -> float:
     return 1 - value if recipe.task == "ranking" else value
 
 
-def _directions(recipe: Recipe, schema: FeatureSchema) -> list[int] | str:
+def _directions(recipe: Recipe, schema: FeatureSchema) -> list[int]:
     kinds = {feature.name: feature.kind for feature in schema.features}
     for name in recipe.monotone:
         if kinds.get(name, "category") == "category":
             raise RecipeRefused(f"monotone.{name}: is {'a category' if name in kinds else 'no feature'}")
-    directions: list[int] = [recipe.monotone.get(name, 0) for name in schema.names]
-    return f"({','.join(map(str, directions))})" if recipe.algorithm == "xgboost" else directions
+    return [recipe.monotone.get(name, 0) for name in schema.names]
 
 
 def _weights(recipe: Recipe, labels: Labels) -> Matrix | None:
@@ -237,6 +251,28 @@ def _fit_lightgbm(
         tuple(_loss(recipe, value) for value in next(iter(history["validation"].values()))),
         _shares(schema, booster.feature_importance("gain").tolist()),
     )
+
+
+def _fit_forest(
+    recipe: Recipe,
+    schema: FeatureSchema,
+    train: Part | OnDisk,
+    validation: Part,
+    progress: Progress,
+    every: int,
+) -> Fitted:
+    if isinstance(train, OnDisk):
+        raise RecipeRefused(f"algorithm: a {recipe.algorithm} needs all rows in memory at once (--out-of-core)")
+    grown = forests.grow(
+        recipe,
+        train,
+        validation,
+        weights=_weights(recipe, train.labels),
+        directions=_directions(recipe, schema) if recipe.monotone else None,
+        progress=progress,
+        every=every,
+    )
+    return Fitted(grown.forest, len(grown.curve), grown.curve, _shares(schema, grown.importances))
 
 
 def _safe_names(schema: FeatureSchema) -> list[str]:

@@ -18,16 +18,17 @@ import numpy as np
 from training.boosters import Fitted, column_types, probability
 from training.features import FeatureSchema
 from training.parts import Part
-from training.recipe import Recipe
+from training.recipe import FORESTS, Recipe
 
 Method = Literal["platt", "isotonic"]
 NAMES: dict[Method, str] = {"platt": "sigmoid", "isotonic": "isotonic"}
 FOLDS = 5
-TRUSTED = (  # what MLflow's file format, skops, must be told to load
+TRUSTED = (  # what MLflow's file format, skops, must be told to load; all of it is as safe as who may write to the registry
     "lightgbm.basic.Booster",
     "lightgbm.sklearn.LGBMClassifier",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
+    "sklearn.tree._tree.Tree",  # whose nodes are read without a check of bounds
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBClassifier",
 )
@@ -74,6 +75,8 @@ def _rows(part: Part) -> tuple[Any, Any]:
 
 def _classifier(recipe: Recipe, schema: FeatureSchema, booster: Any) -> Any:
     """The booster as scikit-learn's interface has it. LightGBM has no public way to say that one is fitted already."""
+    if recipe.algorithm in FORESTS:
+        return booster
     if recipe.algorithm == "xgboost":
         import xgboost
 

@@ -22,7 +22,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="a recipe: churn-xgboost, churn-lightgbm, tabular-xgboost, tabular-lightgbm, or the path of a TOML file"
+            help="a recipe: churn-xgboost, churn-lightgbm, tabular-xgboost, tabular-lightgbm, tabular-random-forest, "
+            "tabular-extra-trees, or the path of a TOML file"
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="CSV or Parquet to train on, instead of the recipe's data")] = None,
@@ -35,7 +36,9 @@ def train(
     name: Annotated[
         str | None, typer.Option(help="name to register under; default: the recipe's, or the file's")
     ] = None,
-    algorithm: Annotated[str, typer.Option(help="xgboost or lightgbm, where no recipe is named")] = "xgboost",
+    algorithm: Annotated[
+        str, typer.Option(help="xgboost, lightgbm, random_forest or extra_trees, where no recipe is named")
+    ] = "xgboost",
     alias: Annotated[
         list[str] | None, typer.Option(help="alias to give the new version, such as champion; may be repeated")
     ] = None,
@@ -76,9 +79,11 @@ def train(
     def progress(text: str) -> None:
         typer.echo(f"  {perf_counter() - began:6.1f} s  {text}")
 
-    if algorithm not in ("xgboost", "lightgbm"):
-        raise RecipeRefused(f"--algorithm: {algorithm!r} is neither xgboost nor lightgbm")
-    chosen = recipes.load(recipe or (f"tabular-{algorithm}" if data else f"churn-{algorithm}"))
+    if algorithm not in recipes.RESERVED:
+        raise RecipeRefused(f"--algorithm: {algorithm!r} is none of {', '.join(recipes.RESERVED)}")
+    if algorithm in recipes.FORESTS and not (recipe or data):
+        raise RecipeRefused(f"--algorithm {algorithm}: needs --data, or a recipe")
+    chosen = recipes.load(recipe or f"{'tabular' if data else 'churn'}-{algorithm.replace('_', '-')}")
     if workers and not out_of_core:
         raise RecipeRefused("--workers: is for rows that stay on disk: --out-of-core")
     with ExitStack() as passing:
@@ -121,13 +126,13 @@ def models(
 
     from training.measures import TOLD
 
-    typer.echo(f"{'version':24} {'aliases':24} {'algorithm':10} {'registered':16}  on its holdout")
+    typer.echo(f"{'version':24} {'aliases':24} {'algorithm':13} {'registered':16}  on its holdout")
     for row in rows:
         when = datetime.fromtimestamp(row.created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
         known = TOLD.get(row.tags.get("task", "binary"), ())
         figures = ", ".join(f"{metric} {row.tags[metric]}" for metric in known if metric in row.tags)
         typer.echo(
-            f"{row.reference:24} {', '.join(row.aliases):24} {row.tags.get('algorithm', '-'):10} {when}  {figures}"
+            f"{row.reference:24} {', '.join(row.aliases):24} {row.tags.get('algorithm', '-'):13} {when}  {figures}"
         )
 
 

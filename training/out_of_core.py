@@ -22,7 +22,7 @@ from training.data import Dataset, Labels, from_frame, text_of
 from training.errors import DataRefused, RecipeRefused
 from training.features import FeatureSchema, InputRefused, encode_frame
 from training.inference import BOOLEAN_WORDS, tidy
-from training.recipe import Recipe
+from training.recipe import FORESTS, Recipe
 from training.splitting import Indices
 from training.spooled import BLOCK_BYTES, OnDisk, Spooled
 
@@ -89,6 +89,7 @@ class OutOfCore:
 def refuse_unfit(recipe: Recipe) -> None:
     """Raises RecipeRefused for what needs all rows at once."""
     wanting = {
+        f"algorithm {recipe.algorithm}": recipe.algorithm in FORESTS,
         "split.by": recipe.split.by != "rows",
         "rounds.refit": recipe.rounds.refit,
         "query": bool(recipe.query),

@@ -1,7 +1,7 @@
 """A recipe: everything that decides what a training run makes, but the data. TOML, validated, frozen, copied into lineage.
 
 model = "churn"                     the registered name; --name overrides
-algorithm = "xgboost"               or "lightgbm"
+algorithm = "xgboost"               or "lightgbm"; or scikit-learn's "random_forest", "extra_trees" (`training.forests`)
 task = "binary"                     or "multiclass", "regression", "ranking": by relevance, 0 and up, within a query
 weights = "equal"                   or "balanced": each class weighs the same in the fit (where there are classes)
 calibration = "none"                or "platt", "isotonic", "best": of two classes, by the validation rows
@@ -30,7 +30,8 @@ validation = 0.15                   early stopping alone
 
 [rounds]
 most = 2000
-patience = 50                       rounds without improvement before stopping; 0: no early stop, all of `most` are kept
+patience = 50                       rounds without improvement before stopping; 0: no early stop, all of `most` are kept.
+                                    Of a forest, most is the number of trees, and patience must be 0
 refit = false                       true: fit again, on the validation rows too, for the rounds that were kept
 
 [params]                            handed to the library as they stand
@@ -87,8 +88,11 @@ METRICS = {
 RESERVED = {
     "xgboost": ("objective", "num_class", "enable_categorical", "seed", "nthread", "eval_metric"),
     "lightgbm": ("objective", "num_class", "categorical_feature", "seed", "num_threads", "metric", "verbosity"),
+    "random_forest": ("n_jobs", "random_state", "class_weight", "monotonic_cst", "warm_start", "verbose"),
+    "extra_trees": ("n_jobs", "random_state", "class_weight", "monotonic_cst", "warm_start", "verbose"),
 }
-Algorithm = Literal["xgboost", "lightgbm"]
+FORESTS = ("random_forest", "extra_trees")
+Algorithm = Literal["xgboost", "lightgbm", "random_forest", "extra_trees"]
 Task = Literal["binary", "multiclass", "regression", "ranking"]
 Value = bool | int | float | str
 LEARNING_RATE = ("eta", "learning_rate", "shrinkage_rate")
@@ -179,6 +183,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for key in (*self.params, *self.search.space):
             if key in RESERVED[self.algorithm]:
                 raise RecipeRefused(f"{key}: is set by the training itself")
+        self._refuse_unfit_for_forests()
         for key, bound in self.gates.items():
             kind, _, metric = key.partition("_")
             if kind not in ("min", "max") or metric not in METRICS[self.task]:
@@ -205,6 +210,20 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise RecipeRefused("data.features: needs data.path with the labels, data.time, and [lookup] with the view")
         if self.rounds.most < 1 or self.rounds.patience < 0:
             raise RecipeRefused("rounds: most must be at least 1, and patience at least 0")
+
+    def _refuse_unfit_for_forests(self) -> None:
+        if self.algorithm not in FORESTS:
+            return
+        if self.task == "ranking":
+            raise RecipeRefused(f"task: a {self.algorithm} can't be fitted to a ranking")
+        if "n_estimators" in self.params:
+            raise RecipeRefused("params.n_estimators: say it as rounds.most")
+        if self.rounds.patience:
+            raise RecipeRefused(
+                f"rounds.patience: a {self.algorithm} does not stop early; set patience = 0, and most to the trees wanted"
+            )
+        if self.monotone and self.task == "multiclass":
+            raise RecipeRefused(f"monotone: a {self.algorithm} holds no direction for several classes")
 
     def with_settings(self, found: Mapping[str, Value]) -> Recipe:
         """The recipe with what a search found. A learning rate replaces the one that was there, by whatever name."""

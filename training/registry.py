@@ -83,7 +83,7 @@ class Shelf:
     model: str
     version: str
     facts: Facts
-    native: Any  # xgboost.Booster or lightgbm.Booster, or scikit-learn's calibration of one
+    native: Any  # xgboost.Booster or lightgbm.Booster, a forest of scikit-learn's, or its calibration of one
     schema: FeatureSchema
     rows: Matrix
     reference: Path
@@ -321,9 +321,8 @@ def download(reference: str) -> Shelf:
 def _native(facts: Facts, uri: str) -> Any:
     import mlflow
 
-    flavour = mlflow.xgboost if facts.algorithm == "xgboost" else mlflow.lightgbm
-    if facts.calibration != "none":
-        flavour = mlflow.sklearn
+    flavours = {"xgboost": mlflow.xgboost, "lightgbm": mlflow.lightgbm}
+    flavour = flavours.get(facts.algorithm, mlflow.sklearn) if facts.calibration == "none" else mlflow.sklearn
     return flavour.load_model(uri)
 
 

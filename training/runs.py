@@ -17,7 +17,7 @@ from training.card_page import page
 from training.data import Dataset, Labels
 from training.features import FeatureSchema, Matrix
 from training.parts import Part
-from training.recipe import Recipe, flat
+from training.recipe import FORESTS, Recipe, flat
 from training.verdict import Verdict
 
 REFERENCE_ROWS = 10_000
@@ -135,20 +135,21 @@ def _log_model(recipe: Recipe, schema: FeatureSchema, fitted: boosters.Fitted, s
     """In the native flavour, with a signature over the encoded columns. Requirements are given: inferring them
     would run the model in a fresh process and take longer than the training."""
     import mlflow
+    import sklearn
+    from sklearn.base import BaseEstimator
 
     encoded = pd.DataFrame(sample, columns=list(schema.names))
     signature = mlflow.models.infer_signature(encoded, boosters.probability(fitted.booster, schema, sample))
-    library = __import__(recipe.algorithm)
-    requirements = [f"{recipe.algorithm}=={library.__version__}", f"numpy=={np.__version__}"]
-    if hasattr(fitted.booster, "predict_proba"):
-        import sklearn
-
+    requirements = [f"numpy=={np.__version__}"]
+    if recipe.algorithm not in FORESTS:
+        requirements.insert(0, f"{recipe.algorithm}=={__import__(recipe.algorithm).__version__}")
+    if isinstance(fitted.booster, BaseEstimator):
         logged = mlflow.sklearn.log_model(
             fitted.booster,
             name="model",
             signature=signature,
             pip_requirements=[*requirements, f"scikit-learn=={sklearn.__version__}"],
-            pyfunc_predict_fn="predict_proba",
+            pyfunc_predict_fn="predict_proba" if hasattr(fitted.booster, "predict_proba") else "predict",
             skops_trusted_types=list(TRUSTED),
         )
     elif recipe.algorithm == "xgboost":
