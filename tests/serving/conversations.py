@@ -274,11 +274,16 @@ class Heard:
 
     @property
     def statuses(self) -> list[int]:
-        return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", self.said)]
+        return [int(status) for status in ANSWER.findall(self.said)]
 
 
-def hold(port: int, steps: list[Step], quiet_s: float = 0.4) -> Heard:
-    """The conversation, held with the server at `port`."""
+ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+
+
+def hold(port: int, steps: list[Step], quiet_s: float = 0.4, answers: int = 0) -> Heard:
+    """The conversation, held with the server at `port`. `answers`: how many there will be to the steps, where that is known:
+    then nothing is concluded from a silence.
+    """
     silent = steps[-1] == SILENT
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -289,7 +294,8 @@ def hold(port: int, steps: list[Step], quiet_s: float = 0.4) -> Heard:
                 connection.sendall(CLOSING_QUESTION)
         except (BrokenPipeError, ConnectionResetError):
             pass  # closed meanwhile: what was said before is read all the same
-        return _listen(connection, quiet_s if silent else 10.0, waits=not silent and HALF not in steps)
+        waits = not silent and HALF not in steps
+        return _listen(connection, quiet_s if silent else 10.0, waits=waits, answers=answers)
 
 
 def _take(connection: socket.socket, step: Step) -> None:
@@ -302,7 +308,7 @@ def _take(connection: socket.socket, step: Step) -> None:
         time.sleep(step)
 
 
-def _listen(connection: socket.socket, quiet_s: float, *, waits: bool) -> Heard:
+def _listen(connection: socket.socket, quiet_s: float, *, waits: bool, answers: int) -> Heard:
     received = b""
     connection.settimeout(quiet_s)
     while True:
@@ -315,7 +321,9 @@ def _listen(connection: socket.socket, quiet_s: float, *, waits: bool) -> Heard:
         if not chunk:
             return Heard(normal(received), "closed")
         received += chunk
-        if waits and received.endswith(ALIVE) and not _more(connection):
+        if not waits or not received.endswith(ALIVE):
+            continue
+        if len(ANSWER.findall(received)) > answers if answers else not _more(connection):
             return Heard(normal(received.rpartition(b"HTTP/1.1 ")[0]), "open")
 
 

@@ -117,7 +117,7 @@ def test_any_pipeline_cut_anywhere_is_answered_alike(
     steps: list[Any] = []
     for begin, end in pairwise(places):
         steps += [sent[begin:end], 0.001]
-    heard = {way: hold(server.port, steps) for way, server in servers.items()}
+    heard = {way: hold(server.port, steps, answers=len(pieces)) for way, server in servers.items()}
     assert heard["direct"] == heard["asgi"] == heard["lane"]
     assert len(heard["direct"].statuses) == len(pieces)
 
