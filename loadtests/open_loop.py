@@ -3,7 +3,7 @@
 What it really does: each of its clients (connections) sends at a fixed rate, but over HTTP/1.1 has one request under way; one
 that falls due meanwhile is sent when the answer is there. The load is open as long as a client is answered before its next
 request is due, so there are so many clients that each has `CLIENT_S` for it. All clients of a process send at one moment, a
-burst as large as their number; so there are several processes, started a fraction of that time apart. What was sent, not what
+burst as large as their number; so there are several processes, started one after the other while all connect, `CONNECTS_PER_S`. What was sent, not what
 was asked for, is told.
 """
 
@@ -23,7 +23,8 @@ import numpy.typing as npt
 from loadtests.servers import Server
 
 CLIENT_S = 0.4
-MOST_CLIENTS = 8_000
+MOST_CLIENTS = 4_000
+CONNECTS_PER_S = 1_000  # more at once overflow a listener's queue, and whoever is dropped comes back after seconds
 PROCESSES = 16
 
 Floats = npt.NDArray[np.float64]
@@ -62,6 +63,11 @@ def clients_for(per_second: float) -> int:
     return int(min(MOST_CLIENTS, max(16, per_second * CLIENT_S)))
 
 
+def ramp_s(clients: int) -> float:
+    """How long it takes until all are connected."""
+    return clients / CONNECTS_PER_S
+
+
 def run_h2load(
     server: Server, path: str, body: Path, clients: int, per_second: float | None, seconds: float, cores: Sequence[int]
 ) -> Requests:
@@ -84,7 +90,7 @@ def run_h2load(
             call += [f"--rps={per_second / clients:.4f}"] if per_second else []
             running.append(subprocess.Popen([*call, server.address + path], stdout=subprocess.DEVNULL))
             if per_second:
-                sleep(clients / per_second / len(shares))
+                sleep(ramp_s(clients) / len(shares) + clients / per_second / len(shares) ** 2)
         if any(process.wait() for process in running):
             sys.exit("h2load failed; it says why above")
         logs = [(Path(folder) / str(n)).read_text(encoding="utf-8").split() for n in range(len(shares))]
