@@ -3,8 +3,8 @@
 What it really does: each of its clients (connections) sends at a fixed rate, but over HTTP/1.1 has one request under way; one
 that falls due meanwhile is sent when the answer is there. The load is open as long as a client is answered before its next
 request is due, so there are so many clients that each has `CLIENT_S` for it. All clients of a process send at one moment, a
-burst as large as their number; so there are several processes, started one after the other while all connect, `CONNECTS_PER_S`. What was sent, not what
-was asked for, is told.
+burst as large as their number; so there are several processes, started one after the other while all connect,
+`CONNECTS_PER_S`. What was sent, not what was asked for, is told.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ class Case:
     path: str
     body: Path
     goodput: float  # of the peak, at least
+    p95_ms: float | None = 100  # of what is accepted, at most; None: told, not judged
     core: float = 1.0  # the share of it that the server has
 
 
@@ -149,7 +150,7 @@ def _cases(folder: Path, options: argparse.Namespace) -> list[Case]:
         body = folder / "body.json"
         body.write_text(rows.read_text(encoding="utf-8").split("\n", 1)[0], encoding="utf-8")
         plan = coppice_plan("small", 18721, "bench", "--workers", "1", deadline_ms=deadline)
-        cases.append(Case("HTTP is the limit", plan, "/predict/ab", body, 0.7, options.core))
+        cases.append(Case("HTTP is the limit", plan, "/predict/ab", body, 0.7, None, options.core))
     return cases
 
 
@@ -265,11 +266,13 @@ def _verdicts(outcome: Outcome) -> list[tuple[str, bool]]:
     accepted, shed = [judged.ms(200, p) for p in (50, 95, 99)], [judged.ms(503, p) for p in (50, 95, 99)]
     before, highest, after = outcome.rss
     known = np.isin(judged.status, (200, 503)).all()
+    most = outcome.case.p95_ms
     verdicts = [
         (f"goodput {outcome.goodput:,.0f}/s, {share:.0%} of the peak (at least {outcome.case.goodput:.0%})",
          share >= outcome.case.goodput),
-        (f"accepted: p50 {accepted[0]:.1f}, p95 {accepted[1]:.1f}, p99 {accepted[2]:.1f} ms (p95 below 100)",
-         accepted[1] < 100),
+        (f"accepted: p50 {accepted[0]:.1f}, p95 {accepted[1]:.1f}, p99 {accepted[2]:.1f} ms"
+         + (f" (p95 below {most:g})" if most else " (not judged: each waits for the others before it)"),
+         not most or accepted[1] < most),
         (f"RSS {before:.0f} MB before, {highest:.0f} at most, {after:.0f} after (at most 64 MB more)", highest < before + 64),
         (f"normal again after {outcome.normal_after_s:.2f} s (within {RECOVERY_S:g})", outcome.normal_after_s <= RECOVERY_S),
     ]  # fmt: skip
