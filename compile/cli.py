@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from compile.errors import BundleRefused, CompileError
 from compile.report import parity_lines
 from compile.rows_file import read_rows
 from compile.runtime import open_predictor
+
+if TYPE_CHECKING:
+    from training.registry import Registered
 
 
 def compile_model(
@@ -54,7 +57,7 @@ def compile_model(
     from compile import keys, signing
     from compile.build import build_bundle
     from compile.candidates import BACKENDS, NAMES
-    from training.registry import download
+    from training.registry import download, resolve
 
     wanted = [name for name in NAMES if name in (backend or BACKENDS)]
     for name in backend or ():
@@ -90,11 +93,13 @@ def compile_model(
             progress=progress,
         )
         digest = publish(built, store)
-    progress(f"published to {locate(store, digest)}")
-    _record(shelf.run_id, shelf.model, shelf.version, digest, read(locate(store, digest)))
-    _add_to_version(f"{shelf.model}@{shelf.version}", locate(store, digest), progress)
+    published = locate(store, digest)
+    progress(f"published to {published}")
     if signs:
-        progress(f"signed by {signing.sign(locate(store, digest), signs)}")
+        progress(f"signed by {signing.sign(published, signs)}")
+    manifest, registered = read(published), resolve(f"{shelf.model}@{shelf.version}")
+    _record(registered, digest, manifest)
+    _add_to_version(registered, published, manifest, progress)
     typer.echo(digest)
 
 
@@ -149,25 +154,24 @@ def _proved_now(reference: str) -> Manifest:
     return proven.manifest
 
 
-def _record(run_id: str, model: str, version: str, digest: str, manifest: Manifest) -> None:
+def _record(registered: Registered, digest: str, manifest: Manifest) -> None:
     """The parity table among the run's artifacts, and the digest and the count of rows with the registered version."""
     from training import registry
 
-    registry.attach(run_id, f"compiled/{digest[:12]}/parity.md", "\n".join(parity_lines(manifest)) + "\n")
-    registered = registry.resolve(f"{model}@{version}")
+    registry.attach(registered.run_id, f"compiled/{digest[:12]}/parity.md", "\n".join(parity_lines(manifest)) + "\n")
     registry.tag(registered, "bundle", digest)
     rows = {name: sum(backend.parity.rows.values()) for name, backend in manifest.backends.items()}
     registry.tag(registered, "parity", ", ".join(f"{name}: 0 of {count} rows differ" for name, count in rows.items()))
 
 
-def _add_to_version(reference: str, bundle: Path, progress: Callable[[str], None]) -> None:
+def _add_to_version(registered: Registered, bundle: Path, manifest: Manifest, progress: Callable[[str], None]) -> None:
     """So that MLflow's own ways to load the version answer by the bundle; a registry that can't hold it keeps what it has."""
-    from training import registry
     from training.errors import NotRegistered
+    from training.registry import add_compiled
 
-    registered, outputs = registry.resolve(reference), len(read(bundle).outputs)
+    schema, outputs = manifest.schema, len(manifest.outputs)
     try:
-        registry.add_compiled(registered, bundle, loader="compile.pyfunc", outputs=outputs)
+        add_compiled(registered, bundle, loader="compile.pyfunc", schema=schema, outputs=outputs)
         progress(f"models:/{registered.model}/{registered.version} answers by it, in MLflow too")
     except NotRegistered as refused:
         progress(f"MLflow goes on answering by the native model: {refused}")

@@ -230,7 +230,7 @@ def attach(run_id: str, name: str, text: str) -> None:
     connect().log_text(run_id, text, name)
 
 
-def add_compiled(registered: Registered, bundle: Path, *, loader: str, outputs: int) -> None:
+def add_compiled(registered: Registered, bundle: Path, *, loader: str, schema: FeatureSchema, outputs: int) -> None:
     """Make the bundle what MLflow's `python_function` of the version answers by, through the module `loader`; its native
     flavour stays. The bundle is stored before anything names it, and doing it again changes nothing. Raises NotRegistered
     where what is behind the version is no model that a run logged.
@@ -243,7 +243,6 @@ def add_compiled(registered: Registered, bundle: Path, *, loader: str, outputs: 
     if not source.startswith("models:/m-"):
         raise NotRegistered(f"{registered.reference}: its source, {source}, is no model that a run logged")
     model_id = source.removeprefix("models:/")
-    schema = described(registered.reference)[1]
     place = f"bundles/{bundle.name}"
     client.log_model_artifacts(model_id, str(bundle), place)
     with tempfile.TemporaryDirectory() as folder:

@@ -70,7 +70,6 @@ def test_it_answers_raw_rows_as_the_bundle_and_as_the_trained_model(compiled: Pa
     assert got.tolist() == predictor.score(encoded)[:, 0].tolist()
     np.testing.assert_allclose(got, shelf.probability(encoded), rtol=0, atol=4e-7)
     assert model.predict(raw.iloc[:1]).tolist() == got[:1].tolist()
-    assert model.unwrap_python_model is not None
     assert model.metadata.flavors["python_function"]["loader_module"] == "compile.pyfunc"
 
 
@@ -96,7 +95,10 @@ def test_the_native_model_is_still_there_and_compiling_again_changes_nothing(com
     import xgboost
 
     raw, before = raw_rows(), loaded().predict(raw_rows())
-    registry.add_compiled(registry.resolve("churn@champion"), compiled, loader="compile.pyfunc", outputs=1)
+    schema = open_predictor(compiled).manifest.schema
+    registry.add_compiled(
+        registry.resolve("churn@champion"), compiled, loader="compile.pyfunc", schema=schema, outputs=1
+    )
     assert loaded().predict(raw).tolist() == before.tolist()
     native, shelf = mlflow.xgboost.load_model("models:/churn@champion"), registry.download("churn@champion")
     encoded = xgboost.DMatrix(encode_frame(shelf.schema, raw), feature_names=list(shelf.schema.names))

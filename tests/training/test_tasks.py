@@ -150,7 +150,7 @@ def test_a_calibrated_model_is_nearer_to_the_shares_and_served_as_scikit_learn_a
     said = back.probability(back.rows[:20])
     assert [answer["probability"] for answer in answers] == pytest.approx(said.tolist(), abs=1e-12)
     bundle = next((tmp_path / "store" / "bundles").iterdir())
-    registry.add_compiled(registry.resolve("curved"), bundle, loader="compile.pyfunc", outputs=1)
+    registry.add_compiled(registry.resolve("curved"), bundle, loader="compile.pyfunc", schema=back.schema, outputs=1)
     held_out = pd.read_parquet(back.holdout)[list(back.schema.names)]
     by_mlflow = mlflow.pyfunc.load_model("models:/curved/" + back.version).predict(held_out)
     np.testing.assert_allclose(by_mlflow, back.probability(back.rows), atol=1e-12)
