@@ -71,5 +71,6 @@ class QuickShadow:
         """Whether rows still wait."""
         if self.layout.count:
             scored = self._score(address(self.layout))
-            self._lane.lane.count(scored, 0, self.layout.score_us)
+            if scored:
+                self._lane.lane.count(scored, 0, self.layout.score_us)
         return bool(self.layout.count)
