@@ -14,7 +14,7 @@ from training.data import Dataset
 from training.evaluation import Gate
 from training.features import FeatureSchema
 from training.intervals import Interval
-from training.recipe import Recipe
+from training.recipe import Recipe, Words
 from training.segments import FAIRNESS, SHOWN
 
 UNSAID = "_Not stated in the recipe. Say it there, under `[card]`, before others rely on this model._"
@@ -41,69 +41,92 @@ def write(
     assessed: Assessment,
 ) -> str:
     """`sizes`: rows by part (train, validation, holdout)."""
-    words = recipe.card
     share = dataset.positive.mean()
     missing = dataset.features[list(schema.names)].isna().mean()
     most_missing = [f"{code(str(column))} {part:.0%}" for column, part in missing.nlargest(3).items() if part > 0]
-    lines = [
-        f"# Model card: {plain(name)}",
-        "",
-        "## Description",
-        words.description or UNSAID,
-        "",
-        f"A {recipe.algorithm} binary classifier of {rounds} rounds over {schema.width} features. It answers the "
+    return assembled(
+        name,
+        recipe.card,
+        model=f"A {recipe.algorithm} binary classifier of {rounds} rounds over {schema.width} features. It answers the "
         f"probability that {code(dataset.target)} is {code(dataset.classes[1])}; above {assessed.threshold:g} that is "
         f"the prediction, otherwise {code(dataset.classes[0])}.",
-        "",
-        "## Intended use",
-        words.intended_use or UNSAID,
-        "",
-        "## Training data",
-        f"{plain(dataset.source)}: {len(dataset.positive):,} rows, sha256 `{dataset.digest[:16]}`; {share:.1%} are "
-        f"{code(dataset.classes[1])}. Stratified into {sizes['train']:,} to train, {sizes['validation']:,} to "
-        f"validate{' and choose the threshold' if recipe.costs else ''}, {sizes['holdout']:,} held out."
-        f"{' Fitted again on all but the latter.' if recipe.rounds.refit else ''}",
-        "",
-        f"Inputs (contract `{schema.fingerprint[:16]}`): "
-        + ", ".join(f"{code(f.name)} ({f.kind})" for f in schema.features)
-        + ".",
-        "",
-        f"Left out as identifiers or constants: {', '.join(code(column) for column in left_out) or 'nothing'}. "
-        f"Most often missing: {', '.join(most_missing) or 'nothing is'}.",
-        "",
-        "## Performance metrics",
-        f"On the {sizes['holdout']:,} rows held out, with {assessed.level:.0%} bootstrap intervals "
-        f"({assessed.resamples:,} resamples):",
-        "",
-        "| metric | value | interval |",
-        "|---|---|---|",
-        *[_row(metric, found) for metric, found in assessed.figures.items()],
-        f"| majority | {metrics['majority']:.4f} | |",
-        "",
-        *[f"- gate {plain(str(gate))}" for gate in gates],
-        "",
-        *[line for rival in assessed.rivals for line in _rival(rival)],
-        *(_money(assessed.worth) if assessed.worth else []),
-        *(_groups(assessed) if assessed.groups else []),
-        *[
-            f"![{title}]({picture}.png)\n"
-            for picture, title in PICTURES.items()
-            if picture != "costs" or assessed.worth
+        data=[
+            f"{plain(dataset.source)}: {len(dataset.positive):,} rows, sha256 `{dataset.digest[:16]}`; {share:.1%} are "
+            f"{code(dataset.classes[1])}. Stratified into {sizes['train']:,} to train, {sizes['validation']:,} to "
+            f"validate{' and choose the threshold' if recipe.costs else ''}, {sizes['holdout']:,} held out."
+            f"{' Fitted again on all but the latter.' if recipe.rounds.refit else ''}",
+            "",
+            f"{inputs(schema)}.",
+            "",
+            f"Left out as identifiers or constants: {', '.join(code(column) for column in left_out) or 'nothing'}. "
+            f"Most often missing: {', '.join(most_missing) or 'nothing is'}.",
         ],
-        "## Limitations",
-        words.limitations or UNSAID,
-        "",
-        "The figures hold for rows like the training data's: no figure here speaks for another time or population, and "
-        "the intervals tell of the holdout's size alone.",
-        "",
-        *[f"- warning: {plain(warning)}" for warning in assessed.warnings],
-        *[f"- {plain(note)}" for note in assessed.notes],
-        "",
-        "## Ethical considerations",
-        words.ethical_considerations or UNSAID,
-        "",
-    ]
-    return "\n".join(lines)
+        figures=[
+            f"On the {sizes['holdout']:,} rows held out, with {assessed.level:.0%} bootstrap intervals "
+            f"({assessed.resamples:,} resamples):",
+            "",
+            "| metric | value | interval |",
+            "|---|---|---|",
+            *[_row(metric, found) for metric, found in assessed.figures.items()],
+            f"| majority | {metrics['majority']:.4f} | |",
+            "",
+            *[f"- gate {plain(str(gate))}" for gate in gates],
+            "",
+            *[line for rival in assessed.rivals for line in _rival(rival)],
+            *(_money(assessed.worth) if assessed.worth else []),
+            *(_groups(assessed) if assessed.groups else []),
+            *[
+                f"![{title}]({picture}.png)\n"
+                for picture, title in PICTURES.items()
+                if picture != "costs" or assessed.worth
+            ],
+        ],
+        limits=[
+            "The figures hold for rows like the training data's: no figure here speaks for another time or population, "
+            "and the intervals tell of the holdout's size alone.",
+            "",
+            *[f"- warning: {plain(warning)}" for warning in assessed.warnings],
+            *[f"- {plain(note)}" for note in assessed.notes],
+        ],
+    )
+
+
+def assembled(
+    name: str, words: Words, *, model: str, data: Sequence[str], figures: Sequence[str], limits: Sequence[str]
+) -> str:
+    """The six sections of any task's card, from the lines of each that the run knows."""
+    return "\n".join(
+        [
+            f"# Model card: {plain(name)}",
+            "",
+            "## Description",
+            words.description or UNSAID,
+            "",
+            model,
+            "",
+            "## Intended use",
+            words.intended_use or UNSAID,
+            "",
+            "## Training data",
+            *data,
+            "",
+            "## Performance metrics",
+            *figures,
+            "## Limitations",
+            words.limitations or UNSAID,
+            "",
+            *limits,
+            "",
+            "## Ethical considerations",
+            words.ethical_considerations or UNSAID,
+            "",
+        ]
+    )
+
+
+def inputs(schema: FeatureSchema) -> str:
+    named = ", ".join(f"{code(feature.name)} ({feature.kind})" for feature in schema.features)
+    return f"Inputs (contract `{schema.fingerprint[:16]}`): {named}"
 
 
 def shortened(text: str) -> str:

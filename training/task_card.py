@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from training.card import PICTURES, UNSAID, code, plain
+from training.card import PICTURES, assembled, code, inputs, plain
 from training.data import Dataset
 from training.evaluation import Gate
 from training.features import FeatureSchema
@@ -23,49 +23,36 @@ def write(
     left_out: Sequence[str],
 ) -> str:
     """`sizes`: rows by part (train, validation, holdout)."""
-    words = recipe.card
     answers = f"the value of {code(dataset.target)}"
     if recipe.task == "ranking":
         answers = f"a score for each row, by which those of one {code(recipe.query)} are ordered, the highest first"
     if dataset.classes:
         answers = f"the probability of each class of {code(dataset.target)}: {', '.join(map(code, dataset.classes))}"
-    lines = [
-        f"# Model card: {plain(name)}",
-        "",
-        "## Description",
-        words.description or UNSAID,
-        "",
-        f"A {recipe.algorithm} {recipe.task} model of {rounds} rounds over {schema.width} features. It answers {answers}.",
-        "",
-        "## Intended use",
-        words.intended_use or UNSAID,
-        "",
-        "## Training data",
-        f"{plain(dataset.source)}: {len(dataset.labels):,} rows, sha256 `{dataset.digest[:16]}`. Split by {recipe.split.by}: "
-        f"{sizes['train']:,} to train, {sizes['validation']:,} to validate, {sizes['holdout']:,} held out.",
-        "",
-        f"Inputs (contract `{schema.fingerprint[:16]}`): "
-        + ", ".join(f"{code(f.name)} ({f.kind})" for f in schema.features)
-        + f". Left out: {', '.join(map(code, left_out)) or 'nothing'}.",
-        "",
-        "## Performance metrics",
-        f"On the {sizes['holdout']:,} rows held out:",
-        "",
-        "| metric | value |",
-        "|---|---|",
-        *[f"| {metric} | {value:.4f} |" for metric, value in metrics.items()],
-        "",
-        *[f"- gate {plain(str(gate))}" for gate in gates],
-        "",
-        f"![{PICTURES['importance']}](importance.png)",
-        "",
-        "## Limitations",
-        words.limitations or UNSAID,
-        "",
-        "The figures hold for rows like the training data's: no figure here speaks for another time or population.",
-        "",
-        "## Ethical considerations",
-        words.ethical_considerations or UNSAID,
-        "",
-    ]
-    return "\n".join(lines)
+    return assembled(
+        name,
+        recipe.card,
+        model=f"A {recipe.algorithm} {recipe.task} model of {rounds} rounds over {schema.width} features. "
+        f"It answers {answers}.",
+        data=[
+            f"{plain(dataset.source)}: {len(dataset.labels):,} rows, sha256 `{dataset.digest[:16]}`. Split by "
+            f"{recipe.split.by}: {sizes['train']:,} to train, {sizes['validation']:,} to validate, "
+            f"{sizes['holdout']:,} held out.",
+            "",
+            f"{inputs(schema)}. Left out: {', '.join(map(code, left_out)) or 'nothing'}.",
+        ],
+        figures=[
+            f"On the {sizes['holdout']:,} rows held out:",
+            "",
+            "| metric | value |",
+            "|---|---|",
+            *[f"| {metric} | {value:.4f} |" for metric, value in metrics.items()],
+            "",
+            *[f"- gate {plain(str(gate))}" for gate in gates],
+            "",
+            f"![{PICTURES['importance']}](importance.png)",
+            "",
+        ],
+        limits=[
+            "The figures hold for rows like the training data's: no figure here speaks for another time or population."
+        ],
+    )
