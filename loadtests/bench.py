@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -23,7 +21,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtests import materials
-from loadtests.servers import HERE, Plan, Server, commit, coppice_plan, machine, rss_mb, say, serving, workers_of
+from loadtests.servers import (
+    HERE,
+    Plan,
+    Server,
+    commit,
+    coppice_plan,
+    machine,
+    rss_mb,
+    say,
+    serving,
+    two_cores,
+    workers_of,
+)
 from loadtests.wrk import Taken, need_wrk, run_wrk
 
 BARE, OURS, SHADOWED, PAIR = "bare", "coppice", "coppice, shadow on every request", "coppice, two workers"
@@ -44,9 +54,7 @@ class Entry:
 def main() -> None:
     options = _options()
     need_wrk()
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        sys.exit("loadtests.bench needs two cores: one for the server, one for wrk")
+    cores = two_cores("loadtests.bench")
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as running:
         folder = Path(temporary)
         rows = materials.data(folder)
@@ -78,9 +86,7 @@ def _options() -> argparse.Namespace:
 def _small(folder: Path) -> list[Entry]:
     digests = materials.small_models(folder)
     materials.naive_model(folder)
-    shutil.copytree(folder / "var/releases", folder / "shadowed")
-    shadow = ["--shadow", f"watcher={digests['lightgbm']}:1.0", "--store", "shadowed"]
-    materials.publish(folder, "bench", digests, *shadow)
+    materials.shadowed_store(folder, digests)
     return [
         Entry(_peer(BARE, 18710, "loadtests.peers.bare:app", "/"), "/predict/ab"),
         Entry(coppice_plan(OURS, 18711, "bench", "--workers", "1"), "/predict/ab"),

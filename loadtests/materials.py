@@ -6,6 +6,7 @@ Trained and compiled through the command line, as a user would.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,19 @@ def small_models(folder: Path) -> dict[str, str]:
 def publish(folder: Path, model: str, digests: dict[str, str], *options: str) -> None:
     arms = ["--arm", f"champion={digests['xgboost']}", "--arm", f"challenger={digests['lightgbm']}"]
     coppice(folder, "routes", "publish", model, *arms, "--split", "champion=50,challenger=50", *options)
+
+
+def shadowed_store(folder: Path, digests: dict[str, str]) -> None:
+    """`shadowed`: the same store, in which the challenger's bundle shadows every request as well."""
+    shutil.copytree(folder / "var/releases", folder / "shadowed")
+    publish(folder, "bench", digests, "--shadow", f"watcher={digests['lightgbm']}:1.0", "--store", "shadowed")
+
+
+def one_body(folder: Path) -> Path:
+    """The first row alone, in a file of its own: all that h2load sends."""
+    body = folder / "body.json"
+    body.write_text(data(folder).read_text(encoding="utf-8").split("\n", 1)[0], encoding="utf-8")
+    return body
 
 
 def large_model(folder: Path) -> None:

@@ -90,7 +90,7 @@ def run_h2load(
             call += [f"--rps={per_second / clients:.4f}"] if per_second else []
             running.append(subprocess.Popen([*call, server.address + path], stdout=subprocess.DEVNULL))
             if per_second:
-                sleep(ramp_s(clients) / len(shares) + clients / per_second / len(shares) ** 2)
+                sleep((ramp_s(clients) + clients / per_second) / len(shares))
         if any(process.wait() for process in running):
             sys.exit("h2load failed; it says why above")
         logs = [(Path(folder) / str(n)).read_text(encoding="utf-8").split() for n in range(len(shares))]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
 import sys
 import tempfile
 import threading
@@ -30,7 +29,19 @@ import numpy as np
 from loadtests import materials
 from loadtests.limited import limited
 from loadtests.open_loop import Requests, clients_for, need_h2load, ramp_s, run_h2load
-from loadtests.servers import HERE, Plan, Server, commit, coppice_plan, machine, rss_mb, say, serving, workers_of
+from loadtests.servers import (
+    HERE,
+    Plan,
+    Server,
+    commit,
+    coppice_plan,
+    machine,
+    rss_mb,
+    say,
+    serving,
+    two_cores,
+    workers_of,
+)
 
 TIMES = 3
 SETTLE_S = 1.0  # of the overload, not judged: connections are made
@@ -120,9 +131,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for overload.md and overload.png")
     options = parser.parse_args()
     need_h2load()
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        sys.exit("loadtests.overload needs two cores: one for the server, one for h2load")
+    cores = two_cores("loadtests.overload")
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,17 +147,15 @@ def main() -> None:
 def _cases(folder: Path, options: argparse.Namespace) -> list[Case]:
     cases = []
     deadline = str(options.deadline_ms)
-    rows = materials.data(folder)
     if options.only != "small":
         plan = coppice_plan("slow", 18720, "slow", "--workers", "1", deadline_ms=deadline)
         cases.append(
             Case("scoring is the limit", plan, "/predict", _once(folder, "slow.json", materials.slow_model), 0.9)
         )
     if options.only != "slow":
+        body = materials.one_body(folder)
         if not (folder / "var/releases/routes/bench").is_dir():
             materials.small_models(folder)
-        body = folder / "body.json"
-        body.write_text(rows.read_text(encoding="utf-8").split("\n", 1)[0], encoding="utf-8")
         plan = coppice_plan("small", 18721, "bench", "--workers", "1", deadline_ms=deadline)
         cases.append(Case("HTTP is the limit", plan, "/predict/ab", body, 0.7, None, options.core))
     return cases

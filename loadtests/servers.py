@@ -140,6 +140,14 @@ def metrics(server: Server) -> dict[str, float]:
     return {name: float(value) for name, _, value in pairs}
 
 
+def two_cores(who: str) -> list[int]:
+    """The cores that there are; the first is the server's, the second the client's. Exits where there is one alone."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        sys.exit(f"{who} needs two cores: one for the server, one for the load")
+    return cores
+
+
 def commit() -> str:
     try:
         head = subprocess.run(

@@ -11,8 +11,6 @@ loadtests/results/shadows.md.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -23,7 +21,7 @@ import numpy as np
 
 from loadtests import materials
 from loadtests.open_loop import Requests, need_h2load, run_h2load
-from loadtests.servers import HERE, Server, commit, coppice_plan, machine, metrics, say, serving
+from loadtests.servers import HERE, Server, commit, coppice_plan, machine, metrics, say, serving, two_cores
 
 PLAIN, SHADOWED = "without", "with a shadow"
 PATH = "/predict/ab"
@@ -35,18 +33,11 @@ SETTLE_S = 1.0  # of each run, not judged: connections are made
 def main() -> None:
     options = _options()
     need_h2load()
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        sys.exit("loadtests.shadows needs two cores: one for the server, one for h2load")
+    cores = two_cores("loadtests.shadows")
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as running:
         folder = Path(temporary)
-        body = folder / "body.json"
-        body.write_text(materials.data(folder).read_text(encoding="utf-8").split("\n", 1)[0], encoding="utf-8")
-        digests = materials.small_models(folder)
-        shutil.copytree(folder / "var/releases", folder / "shadowed")
-        materials.publish(
-            folder, "bench", digests, "--shadow", f"watcher={digests['lightgbm']}:1.0", "--store", "shadowed"
-        )
+        body = materials.one_body(folder)
+        materials.shadowed_store(folder, materials.small_models(folder))
         plans = [
             coppice_plan(PLAIN, 18731, "bench", "--workers", "1"),
             coppice_plan(SHADOWED, 18732, "bench", "--workers", "1", "--store", "shadowed"),

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,10 @@ from training.inference import BOOLEAN_WORDS, tidy
 from training.recipe import FORESTS, Recipe
 from training.splitting import Indices
 from training.spooled import BLOCK_BYTES, OnDisk, Spooled
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+    from pyarrow.parquet import ParquetFile
 
 SAMPLE_ROWS = 200_000
 Progress = Callable[[str], None]
@@ -105,20 +109,14 @@ def read(
     path: Path, target: str, recipe: Recipe, folder: Path, *, positive: str | None = None, rows: int = SAMPLE_ROWS
 ) -> OutOfCore:
     """The file's sample, `rows` at most. Raises DataRefused, naming the file and the column."""
-    import pyarrow.parquet
-
     refuse_unfit(recipe)
-    if path.suffix.lower() not in (".parquet", ".pq"):
-        raise DataRefused(f"{path}: rows can stay on disk (--out-of-core) in Parquet alone; write it as .parquet")
+    whole = int(_opened(path).metadata.num_rows)
+    rng = np.random.default_rng(recipe.seed)
+    sampled = np.sort(rng.choice(whole, rows, replace=False)) if whole > rows else np.arange(whole)
     try:
-        whole = int(pyarrow.parquet.ParquetFile(path).metadata.num_rows)
-        rng = np.random.default_rng(recipe.seed)
-        sampled = np.sort(rng.choice(whole, rows, replace=False)) if whole > rows else np.arange(whole)
         frame = _picked(path, sampled)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise DataRefused(f"{path}: there is no such file") from None
     except (OSError, ValueError) as unreadable:
         raise DataRefused(f"{path}: {str(unreadable).splitlines()[0]}") from None
     if frame.empty:
@@ -149,27 +147,51 @@ def temporary() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="coppice-rows-")
 
 
+def row_groups(path: Path) -> int:
+    """Raises DataRefused."""
+    return int(_opened(path).num_row_groups)
+
+
+def _opened(path: Path) -> ParquetFile:
+    """Raises DataRefused, naming the file."""
+    from pyarrow.parquet import ParquetFile
+
+    if path.suffix.lower() not in (".parquet", ".pq"):
+        raise DataRefused(f"{path}: rows can stay on disk (--out-of-core) in Parquet alone; write it as .parquet")
+    try:
+        return ParquetFile(path, memory_map=False, pre_buffer=False)
+    except FileNotFoundError:
+        raise DataRefused(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as unreadable:
+        raise DataRefused(f"{path}: {str(unreadable).splitlines()[0]}") from None
+
+
 def _picked(path: Path, rows: Indices) -> pd.DataFrame:
     parts = []
-    for first, frame in _frames(path, None, 0):
-        low, high = np.searchsorted(rows, [first, first + len(frame)])
-        parts.append(frame.iloc[rows[low:high] - first])
+    for first, batch in _batches(path, None, 0):
+        low, high = np.searchsorted(rows, [first, first + batch.num_rows])
+        parts.append(_frame(batch.take(rows[low:high] - first)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def row_groups(path: Path) -> int:
-    import pyarrow.parquet
-
-    return int(pyarrow.parquet.ParquetFile(path).num_row_groups)
 
 
 def _frames(
     path: Path, columns: list[str] | None, width: int, groups: list[int] | None = None
 ) -> Iterator[tuple[int, pd.DataFrame]]:
     """(first row, rows) of the file, in its order; of the row groups named, or all."""
-    import pyarrow.parquet
+    for first, batch in _batches(path, columns, width, groups):
+        yield first, _frame(batch)
 
-    file = pyarrow.parquet.ParquetFile(path, memory_map=False, pre_buffer=False)
+
+def _frame(batch: RecordBatch) -> pd.DataFrame:
+    frame: pd.DataFrame = batch.to_pandas()
+    frame.columns = [str(name).strip() for name in frame.columns]
+    return frame
+
+
+def _batches(
+    path: Path, columns: list[str] | None, width: int, groups: list[int] | None = None
+) -> Iterator[tuple[int, RecordBatch]]:
+    file = _opened(path)
     named = {name.strip(): name for name in file.schema_arrow.names}
     wanted = None if columns is None else [named[name] for name in columns]
     count = max(1, BLOCK_BYTES // (8 * (width or len(file.schema_arrow))))
@@ -179,10 +201,8 @@ def _frames(
             first += file.metadata.row_group(group).num_rows
             continue
         for batch in file.iter_batches(batch_size=count, row_groups=[group], columns=wanted, use_threads=False):
-            frame = batch.to_pandas()
-            frame.columns = [str(name).strip() for name in frame.columns]
-            yield first, frame
-            first += len(frame)
+            yield first, batch
+            first += batch.num_rows
 
 
 def _numbers(name: str, column: pd.Series[Any]) -> pd.Series[Any]:

@@ -18,10 +18,8 @@ from training.data import Labels
 from training.features import Matrix
 from training.splitting import Indices
 
-QUANTISED_BYTES = (
-    512 << 20
-)  # of quantised cells: XGBoost keeps more than that on disk, in pages of `PAGE_BYTES` encoded
-PAGE_BYTES = 128 << 20
+QUANTISED_BYTES = 512 << 20  # of quantised cells: XGBoost keeps more than that on disk, in pages
+PAGE_BYTES = 128 << 20  # of encoded rows
 BLOCK_BYTES = 16 << 20  # of encoded rows: read, encoded and handed on at a time
 
 

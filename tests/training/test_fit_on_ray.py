@@ -99,3 +99,8 @@ def test_what_several_do_not_fit_is_refused_before_anything_is_read(
 ) -> None:
     with pytest.raises(RecipeRefused, match=said):
         fit_on_ray.refuse_unfit(recipes.parse(recipe), written(table(300), tmp_path, 150), workers)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataRefused, match=r"none\.parquet: there is no such file"):
+        fit_on_ray.refuse_unfit(RECIPE, tmp_path / "none.parquet", 2)
