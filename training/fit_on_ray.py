@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,14 @@ def fit(
     workers: int,
 ) -> boosters.Fitted:
     """What `boosters.fit` makes of all the file's rows but those that judge. Raises RecipeRefused, DataRefused."""
-    from xgboost.core import XGBoostError
     from xgboost.tracker import RabitTracker
 
-    with connected("--workers", workers) as cluster:
+    # Workers end with Ray, which ends first: to cancel one just as it finishes makes Ray abort this process (its issue 54846).
+    with ExitStack() as last, connected("--workers", workers) as cluster:
         import ray
 
-        told: list[Any] = []
         tracker = RabitTracker(n_workers=workers, host_ip=ray.util.get_node_ip_address() if cluster else "127.0.0.1")
+        last.callback(_freed, tracker)
         try:
             tracker.start()
             work = ray.remote(num_cpus=1, max_retries=0)(_work)
@@ -67,11 +67,13 @@ def fit(
             raise (cause if isinstance(cause, TrainingError) else RecipeRefused(f"a worker failed: {cause}")) from None
         except ray.exceptions.RayError as lost:
             raise RecipeRefused(f"a worker was lost: {str(lost).strip().splitlines()[0]}") from None
-        finally:
-            for left in told:  # who waits for a worker that is gone would wait for long
-                ray.cancel(left, force=True)
-            with suppress(XGBoostError):  # where workers never met, to end their meeting is an error of its own
-                tracker.free()
+
+
+def _freed(tracker: Any) -> None:
+    from xgboost.core import XGBoostError
+
+    with suppress(XGBoostError):  # where workers never met, to end their meeting is an error of its own
+        tracker.free()
 
 
 def _work(
