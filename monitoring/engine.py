@@ -30,7 +30,7 @@ from monitoring.lake import (
     rows_dataset,
     rows_parts,
 )
-from monitoring.lake_files import LakeFiles, open_files
+from monitoring.lake_files import LakeFiles, check_footers, open_files
 
 SPARK = re.compile(r"(local(\[[\d*]+\])?|yarn|(spark|k8s|sc)://.+)$")
 ADDRESSES = "local[2], spark://HOST:PORT, yarn, k8s://HOST:PORT, or sc://HOST:PORT"
@@ -135,6 +135,7 @@ class _Spark:
         root = self.files.name.replace("s3://", "s3a://")
         root = root if "://" in root else Path(root).absolute().as_uri()
         kinds = from_arrow_schema(schema)
+        check_footers(self.files, paths)
         if paths:
             reader = self._session.read.schema(kinds).option("basePath", root)
             frame = reader.parquet(*(f"{root}/{path}" for path in paths))

@@ -27,7 +27,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs
 
 from monitoring.errors import LakeRefused
-from monitoring.lake_files import LakeFiles, open_files, read_bytes, read_table
+from monitoring.lake_files import LakeFiles, check_footers, open_files, read_bytes, read_table
 from serving.traffic import COLUMNS, SCORES
 
 PARTITIONS = pa.schema([("model", pa.string()), ("date", pa.string()), ("hour", pa.string())])
@@ -81,6 +81,7 @@ def window(
 
 def rows_dataset(files: LakeFiles, paths: Sequence[str]) -> Any:
     """A pyarrow dataset of SCHEMA and PARTITIONS. The schema is given: a dataset's own is the first part's, an old one's."""
+    check_footers(files, paths)
     schema = pa.unify_schemas([SCHEMA, PARTITIONS])
     return ds.dataset(
         list(paths),
@@ -92,6 +93,7 @@ def rows_dataset(files: LakeFiles, paths: Sequence[str]) -> Any:
 
 
 def outcomes_dataset(files: LakeFiles, paths: Sequence[str]) -> Any:
+    check_footers(files, paths)
     return ds.dataset(list(paths), schema=OUTCOMES_SCHEMA, format=_checked(), filesystem=files.filesystem)
 
 
