@@ -55,6 +55,10 @@ class LakeFiles(Protocol):
         """Without complaint where it is gone."""
         ...
 
+    def prune(self, folder: str) -> None:
+        """Remove the folder, and those it is in, as far as they are empty."""
+        ...
+
     def alone(self) -> Any:
         """A context that one process has at a time; others wait."""
         ...
@@ -176,6 +180,11 @@ class _Folder(_Listed):
         except (OSError, pa.ArrowException) as refused:
             raise LakeRefused(f"{draft}: {refused}") from None
 
+    def prune(self, folder: str) -> None:
+        with suppress(OSError):  # not empty, or gone
+            for place in [folder, *map(str, Path(folder).parents[:-1])]:
+                (self.root / place).rmdir()
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -212,6 +221,9 @@ class _Bucket(_Listed):
             raise LakeRefused(f"{self.name}/{path}: {refused}") from None
         if not same:
             raise LakeRefused(f"{self.name}/{path}: S3 gives back what was not put")
+
+    def prune(self, folder: str) -> None:
+        """S3 has no folders."""
 
     @contextmanager
     def alone(self) -> Iterator[None]:
