@@ -48,6 +48,7 @@ VERBS = {
     "outcomes": Verb("monitoring.cli:outcomes", "Watch", "Import what became of what was scored, from a file."),
     "reconcile": Verb("monitoring.cli:reconcile", "Watch", "Prove that served = logged + dropped + lost."),
     "drift": Verb("monitoring.cli:drift", "Watch", "Compare logged traffic with the training data."),
+    "dashboard": Verb("monitoring.dashboard_cli:dashboard", "Watch", "Show all of it on one page, in a browser."),
     "demo": Verb("monitoring.demo:demo", "Watch", "The whole way, on built-in data or your own file."),
 }
 EXTRAS = {"training": "train", "compile": "train", "serving": "client", "monitoring": "monitor", "loadtests": "load"}
