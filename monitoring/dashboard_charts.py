@@ -2,7 +2,7 @@
 
 A drawing is stretched to the width that there is, and strokes stay as they are; so labels are text of the page beside it,
 and are read on a phone as on a wall. Colours are classes of the page's style sheet. Each has a title and a description for
-who can't see it, and `table` gives the numbers. What is not a finite number is a gap.
+who can't see it, and `table` gives the numbers. What is not a number up to `LARGEST` is a gap.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 WIDE, HIGH = 1000, 100
+LARGEST, SMALLEST = 1e300, 1e-300
 
 Values = Sequence[float | None]
 Tell = Callable[[float], str]
@@ -186,22 +187,22 @@ def _runs(values: Values) -> list[list[int]]:
 def _bounds(told: Sequence[float], *, from_zero: bool) -> tuple[float, float]:
     low, high = min(told), max(told)
     if from_zero:
-        low = min(low, 0.0)
-        return low, (_round_up(high) if high > low else low + 1)
-    pad = 0.08 * (high - low) or abs(high) * 0.05 or 1.0
-    return low - pad, high + pad
+        low, high = min(low, 0.0), max(high, 0.0)
+        return low, (_round_up(high) if high - low > SMALLEST else 1.0)
+    pad = max(0.08 * (high - low), abs(high) * 0.001, abs(low) * 0.001) or 1.0
+    return low - max(pad, SMALLEST), high + max(pad, SMALLEST)
 
 
 def _round_up(value: float) -> float:
     """To 1, 2, 3, 5 or 8 times a power of ten."""
-    if value <= 0:
-        return value
+    if value <= SMALLEST:
+        return 0.0
     step = 10.0 ** math.floor(math.log10(value))
     return next((step * each for each in (1, 2, 3, 5, 8) if step * each >= value), step * 10)
 
 
 def _said(line: Line, tell: Tell) -> str:
-    told = [value for value in line.values if value is not None and math.isfinite(value)]
+    told = [value for value in line.values if value is not None and _finite(value)]
     if not told:
         return f"{line.name}: nothing"
     return f"{line.name}: last {tell(told[-1])}, lowest {tell(min(told))}, highest {tell(max(told))}"
@@ -247,4 +248,4 @@ def _spans(texts: Sequence[str]) -> str:
 
 
 def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+    return value is not None and abs(value) <= LARGEST  # which NaN is not, either

@@ -152,12 +152,22 @@ def stale(days: Mapping[str, Day], there: Mapping[tuple[str, str], str], edges: 
     return [(date, sorted(wanted[date])) for date in sorted(wanted, reverse=True)]
 
 
+def without(days: Mapping[str, Day], there: Mapping[tuple[str, str], str]) -> Days:
+    """The days of which the lake no longer has every hour, with those that it has."""
+    found = {}
+    for date, day in days.items():
+        kept = {hour: known for hour, known in day.hours.items() if (date, hour) in there}
+        if len(kept) < len(day.hours):
+            found[date] = msgspec.structs.replace(day, hours=kept)
+    return found
+
+
 def summed(
     engine: Engine, model: str, day: Day | None, date: str, hours: Sequence[str], there: Mapping[str, str], edges: Edges
 ) -> Day:
-    """The day with these hours summed up anew, and without those that are not there. `there`: the names of its parts, by
-    hour, as they were before the lake is asked: what comes meanwhile makes the hour stale again, and is not missed."""
-    kept = {hour: known for hour, known in day.hours.items() if hour in there} if day and day.edges == edges else {}
+    """The day with these hours summed up anew. `there`: the names of its parts, by hour, as they were before the lake is
+    asked: what comes meanwhile makes the hour stale again, and is not missed."""
+    kept = dict(day.hours) if day and day.edges == edges else {}
     begin, end = hour_us(date, hours[0]), hour_us(date, hours[-1]) + HOUR_US
     found = sum_up(engine, model, HOUR_US, edges, since_us=begin, until_us=end)
     for hour in hours:
@@ -193,9 +203,8 @@ def write_day(cache: Path, day: Day) -> None:
         raise MonitoringError(f"{path}: {refused.strerror}") from None
 
 
-def forget_day(cache: Path, lake: str, model: str, date: str) -> None:
-    """Of what the lake no longer has."""
-    (folder_of(cache, lake, model) / f"{date}.json").unlink(missing_ok=True)
+def forget_day(cache: Path, day: Day) -> None:
+    (folder_of(cache, day.lake, day.model) / f"{day.date}.json").unlink(missing_ok=True)
 
 
 def _decode(path: Path) -> Day | None:

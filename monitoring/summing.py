@@ -19,6 +19,7 @@ from monitoring.errors import LakeRefused, MonitoringError
 from monitoring.lake import HOUR_US, models
 from monitoring.lake_files import open_files
 from monitoring.summaries import (
+    Day,
     Days,
     Edges,
     forget_day,
@@ -27,6 +28,7 @@ from monitoring.summaries import (
     stale,
     sum_up,
     summed,
+    without,
     write_day,
 )
 from monitoring.summary_frame import Frame, frame_of
@@ -117,9 +119,8 @@ class Summing:
         days, there = self._days[model], hours_of(files, model)
         engine = self._open()
         edges = self._edges(engine, model, days)
-        for date in days.keys() - {date for date, _ in there}:
-            del days[date]
-            forget_day(self._cache, files.name, model, date)
+        for date, day in without(days, there).items():
+            self._put(model, date, day)
         wanted = stale(days, there, edges)
         waiting, trouble, published = sum(len(hours) for _, hours in wanted), "", monotonic()
         self._publish(model, edges, waiting, trouble)
@@ -128,15 +129,23 @@ class Summing:
                 return
             parts = {hour: named for (day, hour), named in there.items() if day == date}
             try:
-                days[date] = summed(engine, model, days.get(date), date, hours, parts, edges)
+                day = summed(engine, model, days.get(date), date, hours, parts, edges)
                 waiting -= len(hours)
-                write_day(self._cache, days[date])
+                self._put(model, date, day)
             except MonitoringError as refused:  # of this day alone
                 trouble = str(refused)
             if monotonic() > published + PUBLISH_S:
                 self._publish(model, edges, waiting, trouble)
                 published = monotonic()
         self._publish(model, edges, waiting, trouble)
+
+    def _put(self, model: str, date: str, day: Day) -> None:
+        if day.hours:
+            self._days[model][date] = day
+            write_day(self._cache, day)
+        else:
+            del self._days[model][date]
+            forget_day(self._cache, day)
 
     def _publish(self, model: str, edges: Edges, waiting: int, trouble: str) -> None:
         days = [day for _, day in sorted(self._days[model].items()) if day.edges == edges]
