@@ -97,6 +97,8 @@ def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
     if request.param == "duckdb":
         yield open_engine
         return
+    if shutil.which("java") is None:
+        pytest.skip("needs Java: apt-get install openjdk-17-jre-headless")
     yield lambda lake: open_engine(lake, "local[2]")
     from pyspark.sql import SparkSession
 
