@@ -46,7 +46,7 @@ VERBS = {
     "predict": Verb("serving.predict_cli:predict", "Serve", "Score rows on a running server."),
     "compact": Verb("monitoring.cli:compact", "Watch", "Turn sealed traffic segments into the Parquet lake."),
     "reconcile": Verb("monitoring.cli:reconcile", "Watch", "Prove that served = logged + dropped + lost."),
-    "drift": Verb("monitoring.cli:drift", "Watch", "Compare logged traffic with the training data."),
+    "drift": Verb("monitoring.drift_cli:drift", "Watch", "Compare logged traffic with the training data."),
     "demo": Verb("monitoring.demo:demo", "Watch", "The whole way, on built-in data or your own file."),
 }
 EXTRAS = {"training": "train", "compile": "train", "serving": "client", "monitoring": "monitor", "loadtests": "load"}
