@@ -34,7 +34,7 @@ from monitoring.family import (
     ALPHA,
     Floats,
     Kind,
-    Test,
+    Member,
     adjusted,
     categories_differ,
     new_category,
@@ -173,7 +173,7 @@ def _told(names: Sequence[str], width: int, carried: float) -> str:
     return f"{len(names)} of {width} features drifted ({listed}), which carry {carried:.0%} of the importance"
 
 
-def _column(name: str, weight: float | None, known: Side, now: Side, tests: Sequence[tuple[Test, float]]) -> Column:
+def _column(name: str, weight: float | None, known: Side, now: Side, tests: Sequence[tuple[Member, float]]) -> Column:
     found = tuple(test.kind for test, p in tests if p <= ALPHA and test.matters)
     return Column(
         name=name,
@@ -188,7 +188,7 @@ def _column(name: str, weight: float | None, known: Side, now: Side, tests: Sequ
     )
 
 
-def _tests(name: str, feature: Feature | None, known: Side, now: Side, level: float) -> list[Test]:
+def _tests(name: str, feature: Feature | None, known: Side, now: Side, level: float) -> list[Member]:
     """The tests that a column gives rise to; none of one that the reference lacks. `feature`: None is a prediction."""
     if name in known.absent:
         return []
@@ -213,8 +213,8 @@ def _tests(name: str, feature: Feature | None, known: Side, now: Side, level: fl
                 shares.append(("new category", *new_category(*counts)[:2]))
     main = VALUES_LEVEL if shares else 1.0
     rest = (1 - main if values else 1.0) / max(1, len(shares))
-    return [Test(name, kind, p, effect, level * main) for kind, p, effect in values] + [
-        Test(name, kind, p, effect, level * rest) for kind, p, effect in shares
+    return [Member(name, kind, p, effect, level * main) for kind, p, effect in values] + [
+        Member(name, kind, p, effect, level * rest) for kind, p, effect in shares
     ]
 
 

@@ -247,7 +247,7 @@ def _page(
         "",
         f"## No drift (may alarm: 5 %; with two standard errors of {options.windows:,} windows {worst:.1%})",
         "",
-        "| rows of the window | Coppice alarms | a column was flagged | Evidently alarms | a column was flagged | ms, Coppice |",
+        "| rows of the window | Coppice alarms | a column was flagged | Evidently alarms | a column was flagged | ms, ours |",
         "|---|---|---|---|---|---|",
         *[f"| {rows:,} | {ours.cells} {theirs.cells} {ms:.0f} |" for rows, ours, theirs, ms in calm],
         "",

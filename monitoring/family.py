@@ -1,6 +1,6 @@
 """The tests that one window is judged by, as one family: each a p-value and a share of the 5 %, adjusted together.
 
-A family is a list of `Test`s. Its level, ALPHA, is shared among them by weight (Holm's procedure with weights): the chance
+A family is a list of `Member`s. Its level, ALPHA, is shared among them by weight (Holm's procedure with weights): the chance
 that anything at all is found in a window from the reference's own population is at most ALPHA, however many tests there
 are and however they depend on each other. `adjusted` gives each test the p-value that may be compared with ALPHA itself.
 
@@ -40,7 +40,7 @@ EXPECTED = 5.0  # rows of a category on the smaller side, for chi-square
 
 
 @dataclass(frozen=True)
-class Test:
+class Member:
     """One test of one column. `weight`: its part of the family's level, of whatever sum. `effect`: share of rows."""
 
     column: str
@@ -54,10 +54,10 @@ class Test:
         return self.effect >= FLOORS[self.kind]
 
 
-def adjusted(tests: Sequence[Test]) -> list[float]:
+def adjusted(tests: Sequence[Member]) -> list[float]:
     """Each test's p-value within the family, by Holm's procedure with weights: at most ALPHA, and it is found.
 
-    >>> [round(p, 6) for p in adjusted([Test("a", "values", 0.01, 1, 3), Test("b", "values", 0.04, 1, 1)])]
+    >>> [round(p, 6) for p in adjusted([Member("a", "values", 0.01, 1, 3), Member("b", "values", 0.04, 1, 1)])]
     [0.013333, 0.04]
     """
     weights = np.array([test.weight for test in tests], dtype=np.float64)
