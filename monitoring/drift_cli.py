@@ -69,10 +69,11 @@ def drift(
     the history's newest line counts. docs/drift.md says what is tested, and what summary.json holds.
 
     \b
-        coppice drift churn                                  # all that the lake holds, as one window
-        coppice drift churn --every day --last 7d            # a table of days; cron's daily check is --last 1d
-        coppice drift churn --every 5000 --reports all       # a window for each 5,000 answers
-        coppice drift churn --since 2026-01-31T00:00 --until 2026-02-01T00:00 --out reports/january-31
+        coppice drift churn                          # the whole lake, one window
+        coppice drift churn --every day --last 7d    # a table of days
+        coppice drift churn --every day --last 1d    # cron's daily check
+        coppice drift churn --every 5000             # of each 5,000 answers
+        coppice drift churn --since 2026-01-31 --until 2026-02-01 --out january
     """
     if reports is not None and reports not in REPORTS:
         raise MonitoringError(f"--reports: {reports!r} is none of {', '.join(REPORTS)}")
