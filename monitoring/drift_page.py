@@ -2,7 +2,8 @@
 
 A cell is the darker the larger the effect (white: nothing moved; full from FULL on: three rows in ten elsewhere), and outlined
 where the column drifted. Below, the windows whose verdict was drift are marked. Hovering tells a cell's figures. Columns are
-in the order of the largest effect that any window had, the predictions first; at most MOST of them. Light and dark alike.
+in the order of the largest effect that any window had, the predictions first; at most MOST of them, and of windows the last
+WINDOWS. Light and dark alike.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from html import escape
 from monitoring.drift import Column, Drift
 
 FULL = 0.3
-MOST = 40
+MOST, WINDOWS = 40, 400
 CELL, ROW, LEFT, TOP, LEAST = 22.0, 20, 190, 46, 6.0
 WIDEST = 1400
 STYLE = (
@@ -26,6 +27,7 @@ STYLE = (
 
 def picture(title: str, windows: Sequence[tuple[str, Drift | None]]) -> str:
     """`windows`: label and finding, in the order of time; None where there were too few rows to judge."""
+    legend, windows = _legend(windows), windows[-WINDOWS:]
     names = _names([drift for _, drift in windows if drift])
     cell = max(LEAST, min(CELL, (WIDEST - LEFT) / max(1, len(windows))))
     width, height = LEFT + cell * len(windows) + 20, TOP + ROW * (len(names) + 1) + 34
@@ -33,7 +35,7 @@ def picture(title: str, windows: Sequence[tuple[str, Drift | None]]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
         f'viewBox="0 0 {width:.0f} {height}" role="img"><style>{STYLE}</style>',
         f'<rect class="back" width="100%" height="100%"/><text x="12" y="20">{escape(title)}</text>',
-        f'<text x="12" y="36" class="faint">{escape(_legend(windows))}</text>',
+        f'<text x="12" y="36" class="faint">{escape(legend)}</text>',
     ]
     for place, name in enumerate(names):
         shown = name if len(name) <= 26 else name[:25] + "…"
@@ -68,7 +70,8 @@ def _legend(windows: Sequence[tuple[str, Drift | None]]) -> str:
     judged = [drift for _, drift in windows if drift]
     drifted = sum(drift.found for drift in judged)
     few = f", {len(windows) - len(judged)} with too few rows" if len(judged) < len(windows) else ""
-    return f"{len(windows)} windows: {drifted} drifted, {len(judged) - drifted} did not{few}"
+    shown = f"; the last {WINDOWS} are shown" if len(windows) > WINDOWS else ""
+    return f"{len(windows):,} windows: {drifted:,} drifted, {len(judged) - drifted:,} did not{few}{shown}"
 
 
 def _window(label: str, drift: Drift | None, names: Sequence[str], left: float, cell: float) -> list[str]:

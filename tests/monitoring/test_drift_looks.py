@@ -248,3 +248,4 @@ def test_a_model_that_can_not_run_here_is_watched_with_all_features_alike(
 def test_a_picture_of_no_window_and_of_a_hostile_name_is_well_formed() -> None:
     ElementTree.fromstring(picture('<&> of "nothing"', []))
     ElementTree.fromstring(picture("x", [("<b>", None)]))
+    assert "500 windows: 0 drifted, 0 did not, 500 with too few rows; the last 400" in picture("x", [("b", None)] * 500)
