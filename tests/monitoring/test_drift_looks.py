@@ -23,7 +23,9 @@ from monitoring.drift_looks import open_subject
 from monitoring.drift_page import picture
 from monitoring.drift_windows import Served, Window
 from monitoring.errors import DriftFound, LakeRefused, MonitoringError, TooLittleData
+from monitoring.evidently_report import report
 from monitoring.lake import compact
+from monitoring.sides import Side
 from serving import page
 from serving.traffic import Tag, TrafficLog
 from training.features import decode_matrix
@@ -186,6 +188,25 @@ def test_one_window_has_a_report_of_evidentlys_which_a_workspace_takes_in(
     assert len(list((tmp_path / "workspace").glob("*/snapshots/*.json"))) == 1
     assert "DRIFT  p " in capsys.readouterr().out
     assert len(found(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("rows", [300, 1500])
+def test_a_column_that_evidently_can_not_compare_is_left_out_and_told(rows: int) -> None:
+    def side(count: int, seed: int) -> Side:
+        matrix = mixed_rows(count, seed)
+        named = dict(zip(MIXED.names, matrix.T, strict=True))
+        return Side({"prediction": np.linspace(0, 1, count)} | named, count)
+
+    known, now = side(2000, 1), side(rows, 2)
+    now.columns["age"][:] = np.resize([1e308, -1e308], rows)  # on which its figures overflow
+    now.columns["balance"][:] = np.nan
+    now.columns["plan"][:] = np.nan
+    now.columns["visits"][:] = np.inf
+    made = report(MIXED, known, now, model="m", version="1")
+    assert made.without == ("age", "balance", "visits")
+    assert [shown.name for shown in made.columns] == ["prediction", "plan", "region", "autopay"]
+    by_p = {shown.name: shown.method for shown in made.columns}["prediction"] == "ks"
+    assert by_p == (rows < 1000)
 
 
 def test_what_can_not_be_looked_at_is_said(watched: Watched, tmp_path: Path, release: Any) -> None:
