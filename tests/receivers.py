@@ -12,13 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Receiver:
-    """`answers`: (status, headers) of the requests to come, in order; then 200. `slow_s`: waits before it answers."""
+    """`answers`: (status, headers) of the requests to come, in order; then 200. `slow_s`: what it has taken it answers
+    after that long."""
 
     port: int = 0
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     slow_s: float = 0.0
     bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
 
     def url(self, path: str = "/hook") -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -32,11 +34,12 @@ def receiver(port: int = 0) -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             status, headers = made.answers.pop(0) if made.answers else (200, {})
-            if made.slow_s:
-                time.sleep(made.slow_s)
             if status < 300:
                 made.bodies.append(body)
+                made.paths.append(self.path)
                 made.headers.append({name.lower(): value for name, value in self.headers.items()})
+            if made.slow_s:
+                time.sleep(made.slow_s)
             try:
                 self.send_response(status)
                 for name, value in headers.items():

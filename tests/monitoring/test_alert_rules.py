@@ -69,7 +69,9 @@ def test_what_is_not_in_order_is_refused_by_name(text: str, words: str) -> None:
 
 
 def test_a_secret_written_into_the_file_is_refused_and_not_repeated() -> None:
-    text = LATENCY + "above_ms = 1\n[[deliver]]\nname = 's'\nkind = 'slack'\nurl_env = 'https://hooks.example/T0/SECRET'"
+    text = (
+        LATENCY + "above_ms = 1\n[[deliver]]\nname = 's'\nkind = 'slack'\nurl_env = 'https://hooks.example/T0/SECRET'"
+    )
     with pytest.raises(RulesRefused, match="deliver 's': url_env: is no name of an environment variable") as refused:
         parse(text)
     assert "SECRET" not in str(refused.value)
