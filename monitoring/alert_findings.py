@@ -67,8 +67,7 @@ def _of(rule: kinds.AnyRule, evidence: Evidence) -> Iterator[Finding]:
         case kinds.Drift():
             yield from _windows(rule, rule.windows, evidence.drift, lambda found: _drift(rule, found))
         case kinds.Performance():
-            checks = [check for check in evidence.performance if rule.metric in (None, check.found.get("metric"))]
-            yield from _windows(rule, rule.windows, checks, lambda found: _performance(rule, found))
+            yield from _windows(rule, rule.windows, evidence.performance, lambda found: _performance(rule, found))
         case kinds.Labels():
             yield from _windows(rule, rule.windows, evidence.performance, lambda found: _labels(rule, found))
         case kinds.Server():
@@ -87,14 +86,12 @@ def _of(rule: kinds.AnyRule, evidence: Evidence) -> Iterator[Finding]:
 def _windows(
     rule: kinds.AnyRule, running: int, checks: Sequence[Check], judge: Callable[[Check], Judged]
 ) -> Iterator[Finding]:
-    windows = latest(checks)
-    newest = max(windows, key=lambda check: check.until_us, default=None)
-    for version in sorted({check.version for check in windows}):
-        own = [check for check in windows if check.version == version]
-        if newest is not None and own[-1].until_us <= newest.since_us and own[-1] is not newest:
+    newest_since_us = max((check.since_us for check in checks), default=0)
+    for subject in sorted({_subject(check) for check in checks}):
+        own = latest(check for check in checks if _subject(check) == subject)
+        if own[-1].until_us <= newest_since_us:
             continue
         judged = [one for one in map(judge, own) if one.bad is not None][-running:]
-        subject = f"version {version}"
         if not judged or (len(judged) < running and all(one.bad for one in judged)):
             yield Finding(rule, subject, "unknown", f"{len(judged)} of {running} windows can be judged")
         elif all(one.bad for one in judged):
@@ -104,6 +101,13 @@ def _windows(
             last = judged[-1]
             calm = f"not {running} windows running: {last.reason}" if last.bad else last.reason
             yield _finding(rule, subject, last._replace(bad=False, reason=calm))
+
+
+def _subject(check: Check) -> str:
+    """A version; and the arm and role of it that the check is of, where it tells them apart."""
+    arm, role = check.found.get("arm"), check.found.get("role")
+    named = f"version {check.version}" + (f", {arm}" if arm else "")
+    return named if role in (None, "served") else f"{named} as {role}"
 
 
 def _finding(rule: kinds.AnyRule, subject: str, judged: Judged) -> Finding:
@@ -119,16 +123,17 @@ def _drift(rule: kinds.Drift, check: Check) -> Judged:
         said = "the prediction drifted" if drifted else "the prediction did not drift"
         return Judged(None if drifted is None else bool(drifted), said)
     if rule.measure == "weight":
-        weight = _number(check.found, "drifted_weight")
+        weight = _number(check.found, "importance_drifted")
         return _above(weight, rule.above, f"drifted share of importance {_told(weight)}")
     return Judged(check.verdict == "drift", check.reason or check.verdict)
 
 
 def _performance(rule: kinds.Performance, check: Check) -> Judged:
     if rule.measure == "verdict":
-        known = check.verdict in ("fine", "drop")
+        known = check.verdict in ("level", "fine", "drop")
         return Judged(check.verdict == "drop" if known else None, check.reason or check.verdict)
-    value = _number(check.found, "value")
+    measured = _mapping(_mapping(check.found, "figures"), str(rule.metric))
+    value = _number(measured, "value")
     if value is None:
         return Judged(None, f"{rule.metric} is not known")
     said = f"{rule.metric} is {value:.4g}"
@@ -138,8 +143,9 @@ def _performance(rule: kinds.Performance, check: Check) -> Judged:
         return Judged(True, f"{said}, above {rule.above:g}", value, rule.above)
     if rule.drop_by is None:
         return Judged(False, said, value)
-    baseline, low, high = (_number(check.found, name) for name in ("baseline", "low", "high"))
-    best = low if rule.metric in LOWER_IS_BETTER else high
+    level = _number(_mapping(check.found, "level"), "value") if check.found.get("metric") == rule.metric else None
+    baseline = level if rule.baseline is None else rule.baseline
+    best = _number(measured, "low" if rule.metric in LOWER_IS_BETTER else "high")
     if baseline is None or best is None:
         return Judged(None, f"{said}; its interval or baseline is not known", value)
     dropped = (best - baseline if rule.metric in LOWER_IS_BETTER else baseline - best) > rule.drop_by
@@ -147,7 +153,7 @@ def _performance(rule: kinds.Performance, check: Check) -> Judged:
 
 
 def _labels(rule: kinds.Labels, check: Check) -> Judged:
-    coverage, rows = _number(check.found, "coverage"), _number(check.found, "rows")
+    coverage, rows = _number(check.found, "coverage"), _number(check.found, "closed")
     if coverage is None or (rows or 0) < rule.least_rows:
         return Judged(None, "too few rows whose label window has closed")
     said = f"{coverage:.1%} of {rows or 0:,.0f} rows have their label"
@@ -220,6 +226,11 @@ def _worst(each: Iterator[Judged]) -> Judged:
 def _number(found: Mapping[str, Any], name: str) -> float | None:
     value = found.get(name)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _mapping(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = found.get(name)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _told(value: float | None) -> str:

@@ -5,6 +5,7 @@
     [[rule]]                  every rule has a name of its own, and optionally severity = "warning" | "critical"
     kind = "drift"            measure = "verdict" | "prediction" | "weight" (with above = 0.3: drifted share of importance)
     kind = "performance"      measure = "verdict"; or "value" of one metric = "roc_auc", with any of below, above, drop_by
+                              (drop_by: than the level of the check, or than baseline = 0.8)
     kind = "labels"           coverage_below = 0.5, of cohorts whose label window has closed, of least_rows
     kind = "lost_rows"        above = 0: rows dropped or lost by the traffic log
     kind = "latency"          quantile = 0.5 | 0.95 | 0.99, above_ms = 100, least_requests = 100
@@ -33,10 +34,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.errors import RulesRefused
+from monitoring.errors import MonitoringError, RulesRefused
+from monitoring.times import length_us
 
 Severity = Literal["warning", "critical"]
-UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -67,21 +68,24 @@ class Drift(Rule, frozen=True, tag="drift"):
 
 
 class Performance(Rule, frozen=True, tag="performance"):
-    """`drop_by`: the whole interval is worse than the baseline by more than this."""
+    """`drop_by`: the whole interval is worse by more than this than the baseline, or than the level that the check held."""
 
     measure: Literal["verdict", "value"] = "verdict"
     metric: str | None = None
     below: float | None = None
     above: float | None = None
     drop_by: float | None = None
+    baseline: float | None = None
     windows: int = 1
 
     def wrong(self) -> str:
         bounds = [bound for bound in (self.below, self.above, self.drop_by) if bound is not None]
         if (self.measure == "value") != bool(bounds):
             return "measure: 'value' goes with below, above or drop_by, and they with it"
-        if self.measure == "value" and self.metric is None:
-            return "metric: is missing; a bound is one metric's"
+        if (self.measure == "value") != (self.metric is not None):
+            return "metric: goes with measure = 'value', and that with it"
+        if self.baseline is not None and self.drop_by is None:
+            return "baseline: goes with drop_by"
         return _finite("below, above, drop_by", *bounds) or _positive("windows", self.windows)
 
 
@@ -141,11 +145,14 @@ class Stale(Rule, frozen=True, tag="stale"):
     after: str
 
     def wrong(self) -> str:
-        return "" if _seconds(self.after) else f"after: {self.after!r} is no duration such as '26h'"
+        try:
+            return "" if self.after_us else "after: is no time at all"
+        except MonitoringError as wrong:
+            return str(wrong)
 
     @property
     def after_us(self) -> int:
-        return round(1e6 * (_seconds(self.after) or 0))
+        return length_us("after", self.after)
 
 
 class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -204,11 +211,11 @@ def parse(text: str, where: str = "rules") -> Rules:
     rules = _each(given.get("rule", []), "rule", AnyRule, where)
     if not rules:
         raise RulesRefused(f"{where}: has no [[rule]]")
-    repeat_after = given.get("repeat_after", "24h")
-    seconds = _seconds(repeat_after)
-    if seconds is None:
-        raise RulesRefused(f"{where}: repeat_after: {repeat_after!r} is no duration such as '24h'")
-    return Rules(tuple(rules), tuple(_each(given.get("deliver", []), "deliver", Delivery, where)), round(1e6 * seconds))
+    try:
+        repeat_after_us = length_us("repeat_after", str(given.get("repeat_after", "24h")))
+    except MonitoringError as wrong:
+        raise RulesRefused(f"{where}: {wrong}") from None
+    return Rules(tuple(rules), tuple(_each(given.get("deliver", []), "deliver", Delivery, where)), repeat_after_us)
 
 
 def _each(tables: Any, what: str, kind: Any, where: str) -> list[Any]:
@@ -228,11 +235,6 @@ def _each(tables: Any, what: str, kind: Any, where: str) -> list[Any]:
             raise RulesRefused(f"{called}: name: must be its own, and not empty")
         made.append(one)
     return made
-
-
-def _seconds(text: object) -> float | None:
-    matched = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text) if isinstance(text, str) else None
-    return float(matched[1]) * UNITS_S[matched[2]] if matched else None
 
 
 def _share(field: str, value: float | None) -> str:

@@ -78,10 +78,10 @@ def test_a_version_that_left_is_not_judged_and_two_that_serve_are() -> None:
         ('measure = "prediction"', {"prediction_drifted": True}, "firing"),
         ('measure = "prediction"', {"prediction_drifted": False}, "fine"),
         ('measure = "prediction"', {}, "unknown"),
-        ('measure = "weight"\nabove = 0.3', {"drifted_weight": 0.4}, "firing"),
-        ('measure = "weight"\nabove = 0.3', {"drifted_weight": 0.3}, "fine"),
-        ('measure = "weight"\nabove = 0.3', {"drifted_weight": None}, "unknown"),
-        ('measure = "weight"\nabove = 0.3', {"drifted_weight": "much"}, "unknown"),
+        ('measure = "weight"\nabove = 0.3', {"importance_drifted": 0.4}, "firing"),
+        ('measure = "weight"\nabove = 0.3', {"importance_drifted": 0.3}, "fine"),
+        ('measure = "weight"\nabove = 0.3', {"importance_drifted": None}, "unknown"),
+        ('measure = "weight"\nabove = 0.3', {"importance_drifted": "much"}, "unknown"),
     ],
 )
 def test_what_of_drift_is_measured(measure: str, said: dict[str, Any], state: str) -> None:
@@ -97,42 +97,56 @@ AUC = 'kind = "performance"\nmeasure = "value"\nmetric = "roc_auc"\n'
         (AUC + "below = 0.7", {"value": 0.69}, "firing"),
         (AUC + "below = 0.7", {"value": 0.7}, "fine"),
         (AUC + "below = 0.7", {"value": None}, "unknown"),
-        (AUC + "drop_by = 0.02", {"value": 0.75, "low": 0.73, "high": 0.77, "baseline": 0.80}, "firing"),
-        (AUC + "drop_by = 0.02", {"value": 0.75, "low": 0.70, "high": 0.79, "baseline": 0.80}, "fine"),
-        (AUC + "drop_by = 0.02", {"value": 0.75}, "unknown"),
+        (AUC + "drop_by = 0.02", {"value": 0.75, "low": 0.73, "high": 0.77}, "firing"),
+        (AUC + "drop_by = 0.02", {"value": 0.75, "low": 0.70, "high": 0.79}, "fine"),
+        (AUC + "drop_by = 0.02\nbaseline = 0.85", {"value": 0.75, "low": 0.70, "high": 0.79}, "firing"),
+        (AUC + "drop_by = 0.02", {"value": 0.75, "low": None, "high": None}, "unknown"),
         (AUC.replace("roc_auc", "log_loss") + "above = 0.5", {"value": 0.6}, "firing"),
         (
             AUC.replace("roc_auc", "log_loss") + "drop_by = 0.02",
-            {"value": 0.5, "low": 0.47, "high": 0.53, "baseline": 0.4},
+            {"value": 0.5, "low": 0.47, "high": 0.53},
             "firing",
         ),
         (
             AUC.replace("roc_auc", "log_loss") + "drop_by = 0.02",
-            {"value": 0.5, "low": 0.41, "high": 0.59, "baseline": 0.4},
+            {"value": 0.5, "low": 0.41, "high": 0.59},
             "fine",
         ),
     ],
 )
 def test_performance_against_a_bound_and_against_its_baseline(rule: str, said: dict[str, Any], state: str) -> None:
     metric = "log_loss" if "log_loss" in rule else "roc_auc"
-    assert states(rule, performance=[performance(1, metric=metric, **said)]) == {"version 1": state}
-    assert states(rule, performance=[performance(1, metric="accuracy", **said)]) == {}
+    level = {"value": 0.4 if metric == "log_loss" else 0.8}
+    seen = performance(1, metric=metric, level=level, figures={metric: said})
+    assert states(rule, performance=[seen]) == {"version 1": state}
+    assert states(rule, performance=[performance(1, figures={"accuracy": said})]) == {"version 1": "unknown"}
 
 
 def test_the_verdict_of_performance() -> None:
     rule = 'kind = "performance"'
-    told = {"drop": "firing", "fine": "fine", "not estimable": "unknown"}
+    told = {"drop": "firing", "fine": "fine", "level": "fine", "not estimable": "unknown", "open": "unknown"}
     for verdict, state in told.items():
         assert states(rule, performance=[performance(1, verdict)]) == {"version 1": state}
+
+
+def test_arms_and_roles_are_judged_apart() -> None:
+    checks = [
+        performance(1, "drop", arm="champion", role="served"),
+        performance(1, "fine", arm="challenger", role="shadow"),
+    ]
+    assert states('kind = "performance"', performance=checks) == {
+        "version 1, champion": "firing",
+        "version 1, challenger as shadow": "fine",
+    }
 
 
 @pytest.mark.parametrize(
     ("said", "state"),
     [
-        ({"coverage": 0.4, "rows": 100}, "firing"),
-        ({"coverage": 0.5, "rows": 100}, "fine"),
-        ({"coverage": 0.0, "rows": 9}, "unknown"),
-        ({"rows": 100}, "unknown"),
+        ({"coverage": 0.4, "closed": 100}, "firing"),
+        ({"coverage": 0.5, "closed": 100}, "fine"),
+        ({"coverage": 0.0, "closed": 9}, "unknown"),
+        ({"closed": 100}, "unknown"),
     ],
 )
 def test_missing_labels(said: dict[str, Any], state: str) -> None:
@@ -154,7 +168,7 @@ LIVE = Figures(seconds=60, requests=1000, errors=20, shed=5, rows=900, dropped=0
         ('kind = "error_rate"\nabove = 0.01', LIVE, None, "firing"),
         ('kind = "error_rate"\nabove = 0.02', LIVE, None, "fine"),
         ('kind = "error_rate"\nabove = 0.01', None, {"rows": 100, "error_rate": 0.5}, "firing"),
-        ('kind = "error_rate"\nabove = 0.01', None, {"rows": 100}, "unknown"),
+        ('kind = "error_rate"\nabove = 0.01', None, {"closed": 100}, "unknown"),
         ('kind = "shed_rate"\nabove = 0.001', LIVE, None, "firing"),
         ('kind = "shed_rate"\nabove = 0.005', LIVE, None, "fine"),
         ('kind = "lost_rows"', LIVE, None, "fine"),

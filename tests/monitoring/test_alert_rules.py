@@ -45,7 +45,7 @@ def test_the_rules_that_come_along_have_every_kind() -> None:
         ('[[rule]]\nname = "x"\nkind = "drift"\nmeasure = "weight"', "rule 'x': above: goes with"),
         ('[[rule]]\nname = "x"\nkind = "drift"\nwindows = 0', "rule 'x': windows"),
         ('[[rule]]\nname = "x"\nkind = "performance"\nmeasure = "value"', "rule 'x': measure: 'value'"),
-        ('[[rule]]\nname = "x"\nkind = "performance"\nmeasure = "value"\nbelow = 0.7', "rule 'x': metric: is missing"),
+        ('[[rule]]\nname = "x"\nkind = "performance"\nmeasure = "value"\nbelow = 0.7', "rule 'x': metric: goes with"),
         ('[[rule]]\nname = "x"\nkind = "labels"\ncoverage_below = 50', "rule 'x': coverage_below: 50"),
         ('[[rule]]\nname = "x"\nkind = "lost_rows"\nabove = -1', "rule 'x': above"),
         ('[[rule]]\nname = "x"\nkind = "error_rate"\nabove = 1.5', "rule 'x': above: 1.5"),
