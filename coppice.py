@@ -51,6 +51,7 @@ VERBS = {
         "monitoring.operations_cli:operations", "Watch", "Traffic, latency and errors over time, or live."
     ),
     "alerts": Verb("monitoring.alerts_cli:alerts", "Watch", "Tell once what fires, by webhook, Slack or log."),
+    "watch": Verb("monitoring.watch_cli:watch", "Watch", "Decide from the checks: retrain, wait, or investigate."),
     "demo": Verb("monitoring.demo:demo", "Watch", "The whole way, on built-in data or your own file."),
 }
 EXTRAS = {"training": "train", "compile": "train", "serving": "client", "monitoring": "monitor", "loadtests": "load"}
