@@ -81,11 +81,9 @@ def look(
     wrong: dict[str, str] = {}
     scrapes = {url: before.scrapes[url] for url in servers if url in before.scrapes}
     live: list[Figures] = []
-    for url in servers:
-        try:
-            seen = scrape(url, model)
-        except ServerSilent as silent:
-            wrong[url] = str(silent)
+    for url, seen in scrape(servers, model).items():
+        if isinstance(seen, ServerSilent):
+            wrong[url] = str(seen)
             continue
         wrong[url] = "" if seen.ready == seen.workers else f"{seen.ready} of {seen.workers} workers are ready"
         live.append(between(before.scrapes.get(url), seen))

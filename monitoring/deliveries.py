@@ -141,8 +141,8 @@ async def _post(address: Address, body: bytes, headers: dict[str, str], timeout_
 
     try:
         async with (
-            asyncio.timeout(timeout_s),
             httpx.AsyncClient(timeout=timeout_s) as client,
+            asyncio.timeout(timeout_s),
             client.stream("POST", address.url, content=body, headers=headers) as answer,
         ):
             status, retry_after = answer.status_code, answer.headers.get("retry-after", "")

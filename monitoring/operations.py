@@ -25,8 +25,8 @@ from typing import Any
 from monitoring import checks as memory
 from monitoring.checks import Check
 from monitoring.engine import Engine
-from monitoring.errors import MonitoringError
-from monitoring.scrapes import between, scrape, together
+from monitoring.errors import MonitoringError, ServerSilent
+from monitoring.scrapes import Scrape, between, scrape, together
 from serving import page
 
 QUANTILES = ("p50", "p95", "p99")
@@ -103,10 +103,18 @@ def from_lake(arms: Sequence[Stretch], seconds: float) -> dict[str, Any]:
 
 def live(model: str, servers: Sequence[str], seconds: float) -> dict[str, Any]:
     """`found` of the `seconds` from now on; 0: since the servers started. Raises ServerSilent, naming the server."""
-    before = {url: scrape(url, model) for url in servers} if seconds else {}
+    before = _scraped(servers, model) if seconds else {}
     time.sleep(seconds)
-    figures = together(between(before.get(url), scrape(url, model)) for url in servers)
+    figures = together(between(before.get(url), seen) for url, seen in _scraped(servers, model).items())
     return {"source": "live", "servers": list(servers), "seconds": figures.seconds, **figures.found()}
+
+
+def _scraped(servers: Sequence[str], model: str) -> dict[str, Scrape]:
+    seen = scrape(servers, model)
+    for silent in seen.values():
+        if isinstance(silent, ServerSilent):
+            raise silent
+    return {url: one for url, one in seen.items() if isinstance(one, Scrape)}
 
 
 def books(traffic: Path, lake: str | Path, before: Iterable[Check], *, whole: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ of the server, whatever model it answered for; rows and the arms' errors are of 
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -18,8 +19,8 @@ import msgspec
 
 from monitoring.errors import ServerSilent
 
-LONGEST_ANSWER = 16_000_000
-REFUSED_OUTCOME, SHED_OUTCOME = "5xx", "shed"
+LONGEST_PAGE = 16_000_000
+TIMEOUT_S = 5.0
 
 
 class Scrape(msgspec.Struct, frozen=True):
@@ -75,50 +76,76 @@ class Figures:
         return {name: value for name, value in told.items() if value is not None}
 
 
-def scrape(url: str, model: str, *, timeout_s: float = 5.0) -> Scrape:
-    """Raises ServerSilent, naming the server, where there is no page of Coppice's metrics."""
+def scrape(urls: Sequence[str], model: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, Scrape | ServerSilent]:
+    """Of each server its counters, or why there are none; all at once, so that one that is away keeps no other waiting."""
     import httpx
 
+    async def ask() -> list[Scrape | ServerSilent]:
+        async with httpx.AsyncClient(timeout=timeout_s) as client:
+            return await asyncio.gather(*(_scrape(client, url, model, timeout_s) for url in urls))
+
+    return dict(zip(urls, asyncio.run(ask()), strict=True))
+
+
+async def _scrape(client: Any, url: str, model: str, timeout_s: float) -> Scrape | ServerSilent:
+    import httpx
+
+    page = bytearray()
     try:
-        answer = httpx.get(f"{url.rstrip('/')}/metrics", timeout=timeout_s)
+        async with (
+            asyncio.timeout(timeout_s),
+            client.stream("GET", f"{url.rstrip('/')}/metrics") as answer,
+        ):
+            if answer.status_code != 200:
+                return ServerSilent(f"{url}: no metrics: answered {answer.status_code}")
+            async for part in answer.aiter_bytes():
+                page += part
+                if len(page) > LONGEST_PAGE:
+                    return ServerSilent(f"{url}: no metrics: more than {LONGEST_PAGE:,} bytes")
+    except (TimeoutError, httpx.TimeoutException):
+        return ServerSilent(f"{url}: no metrics within {timeout_s:g} s")
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as why:
-        raise ServerSilent(f"{url}: no metrics: {type(why).__name__}") from None
-    if answer.status_code != 200 or len(answer.content) > LONGEST_ANSWER:
-        raise ServerSilent(f"{url}: no metrics: answered {answer.status_code}, {len(answer.content):,} bytes")
-    return parse(answer.text, model, where=url)
+        return ServerSilent(f"{url}: no metrics: {type(why).__name__}")
+    try:
+        return parse(page.decode(errors="replace"), model, where=url)
+    except ServerSilent as silent:
+        return silent
 
 
 def parse(text: str, model: str, *, where: str = "metrics", at_us: int | None = None) -> Scrape:
+    """Raises ServerSilent, naming `where`, for what is no page of Coppice's metrics."""
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    except (ValueError, KeyError) as why:
+        counted = _counted(samples, model, time_ns() // 1000 if at_us is None else at_us)
+    except (ValueError, KeyError, OverflowError) as why:
         raise ServerSilent(f"{where}: not in Prometheus' text format: {why}") from None
     if not any(sample.name == "coppice_requests_total" for sample in samples):
         raise ServerSilent(f"{where}: no server of Coppice: coppice_requests_total is absent")
+    return counted
 
+
+def _counted(samples: Sequence[Any], model: str, at_us: int) -> Scrape:
     def total(name: str, **labels: str) -> int:
-        return round(
-            sum(
-                sample.value
-                for sample in samples
-                if sample.name == name and all(sample.labels.get(label) == value for label, value in labels.items())
-            )
+        return sum(
+            round(sample.value)
+            for sample in samples
+            if sample.name == name and all(sample.labels.get(label) == value for label, value in labels.items())
         )
 
     return Scrape(
-        at_us=time_ns() // 1000 if at_us is None else at_us,
+        at_us=at_us,
         requests=total("coppice_requests_total"),
-        errors=total("coppice_requests_total", outcome=REFUSED_OUTCOME),
-        shed=total("coppice_requests_total", outcome=SHED_OUTCOME),
+        errors=total("coppice_requests_total", outcome="5xx"),
+        shed=total("coppice_requests_total", outcome="shed"),
         rows=total("coppice_arm_rows_total", model=model),
         arm_errors=total("coppice_arm_errors_total", model=model),
         dropped=total("coppice_traffic_rows_dropped_total"),
         buckets={
             sample.labels["le"]: round(sample.value)
             for sample in samples
-            if sample.name == "coppice_request_seconds_bucket"
+            if sample.name == "coppice_request_seconds_bucket" and float(sample.labels["le"])
         },
         workers=sum(sample.name == "coppice_worker_ready" for sample in samples),
         ready=total("coppice_worker_ready"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from pathlib import Path
 
 import pytest
@@ -72,17 +73,31 @@ def test_quantiles(buckets: dict[float, int], q: float, ms: float | None) -> Non
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("", "no server of Coppice"), ("up 1\n", "no server of Coppice"), ("<html>{", "not in Prometheus' text format")],
+    [
+        ("", "no server of Coppice"),
+        ("up 1\n", "no server of Coppice"),
+        ("<html>{", "not in Prometheus' text format"),
+        ("coppice_requests_total NaN\n", "not in Prometheus' text format"),
+        ("coppice_requests_total +Inf\n", "not in Prometheus' text format"),
+        ('coppice_requests_total 1\ncoppice_request_seconds_bucket{le="x"} 1\n', "not in Prometheus' text format"),
+        ("coppice_requests_total 1\ncoppice_request_seconds_bucket 1\n", "not in Prometheus' text format"),
+    ],
 )
 def test_what_is_no_page_of_ours_is_named(text: str, words: str) -> None:
     with pytest.raises(ServerSilent, match=f"http://x: {words}"):
         parse(text, "churn", where="http://x")
 
 
-def test_a_server_that_is_away_or_another_is_named() -> None:
-    with receiver() as other:
-        url = other.url("")
-        with pytest.raises(ServerSilent, match=f"{url}: no metrics: answered 501"):
-            scrape(url, "churn")
-    with pytest.raises(ServerSilent, match=f"{url}: no metrics: ConnectError"):
-        scrape(url, "churn")
+def test_servers_that_are_away_slow_or_another_are_told_and_keep_no_other_waiting() -> None:
+    with receiver() as other, socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()  # takes the connection, and says nothing
+        slow, another = f"http://127.0.0.1:{mute.getsockname()[1]}", other.url("")
+        away = "http://127.0.0.1:1"
+        seen = scrape([away, slow, another, "no address"], "churn", timeout_s=1)
+    assert {url: str(why) for url, why in seen.items()} == {
+        away: f"{away}: no metrics: ConnectError",
+        slow: f"{slow}: no metrics within 1 s",
+        another: f"{another}: no metrics: answered 501",
+        "no address": "no address: no metrics: UnsupportedProtocol",
+    }
