@@ -13,11 +13,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from time import time_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from monitoring.errors import ServerSilent
+
+if TYPE_CHECKING:
+    import httpx
 
 LONGEST_PAGE = 16_000_000
 TIMEOUT_S = 5.0
@@ -87,7 +90,7 @@ def scrape(urls: Sequence[str], model: str, *, timeout_s: float = TIMEOUT_S) -> 
     return dict(zip(urls, asyncio.run(ask()), strict=True))
 
 
-async def _scrape(client: Any, url: str, model: str, timeout_s: float) -> Scrape | ServerSilent:
+async def _scrape(client: httpx.AsyncClient, url: str, model: str, timeout_s: float) -> Scrape | ServerSilent:
     import httpx
 
     page = bytearray()
@@ -183,8 +186,8 @@ def together(each: Iterable[Figures]) -> Figures:
 def quantile_ms(buckets: Mapping[float, int], q: float) -> float | None:
     """From cumulative counts by upper edge in s.
 
-    >>> quantile_ms({0.1: 50, 0.2: 100, math.inf: 100}, 0.75)
-    150.0
+    >>> quantile_ms({0.5: 50, 1.0: 100, math.inf: 100}, 0.75)
+    750.0
     >>> quantile_ms({0.1: 0, math.inf: 4}, 0.5)
     100.0
     """
