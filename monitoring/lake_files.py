@@ -55,6 +55,10 @@ class LakeFiles(Protocol):
         """Without complaint where it is gone."""
         ...
 
+    def prune(self, folder: str) -> None:
+        """Remove the folder, and those it is in, as far as they are empty."""
+        ...
+
     def alone(self) -> Any:
         """A context that one process has at a time; others wait."""
         ...
@@ -176,6 +180,11 @@ class _Folder(_Listed):
         except (OSError, pa.ArrowException) as refused:
             raise LakeRefused(f"{draft}: {refused}") from None
 
+    def prune(self, folder: str) -> None:
+        with suppress(OSError):  # not empty, or gone
+            for place in [folder, *map(str, Path(folder).parents[:-1])]:
+                (self.root / place).rmdir()
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -212,6 +221,9 @@ class _Bucket(_Listed):
             raise LakeRefused(f"{self.name}/{path}: {refused}") from None
         if not same:
             raise LakeRefused(f"{self.name}/{path}: S3 gives back what was not put")
+
+    def prune(self, folder: str) -> None:
+        """S3 has no folders."""
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -261,7 +273,7 @@ def _same_column(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
         one, other = (pa.chunked_array([part.combine_chunks().flatten()]) for part in (one, other))
     if not pa.types.is_floating(one.type):
         return bool(one.equals(other))
-    bits = [pc.fill_null(part, 0.0).to_numpy().view(np.int64) for part in (one, other)]
+    bits = [(pc.fill_null(part, 0.0) if part.null_count else part).to_numpy().view(np.int64) for part in (one, other)]
     return one.is_null().equals(other.is_null()) and bool(np.array_equal(*bits))
 
 

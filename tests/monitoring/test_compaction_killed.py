@@ -77,7 +77,7 @@ def test_killed_at_any_point_nothing_is_lost_and_nothing_doubled(tmp_path: Path)
             time.sleep(chance.random() * whole_round)
             child.kill()
             child.wait(10)
-        half_done += 0 < len(list((traffic / "sealed").iterdir())) or bool(list(lake.rglob("*.sources")))
+        half_done += len(list((traffic / "sealed").iterdir())) > 0 or bool(list(lake.rglob("*.sources")))
         books = reconcile(
             traffic, lake
         )  # what is in a segment and in the lake at once is the one thing it may see twice

@@ -14,6 +14,7 @@ from conftest import FULL
 from monitoring.compaction import compact
 from monitoring.errors import LakeRefused
 from monitoring.lake import window
+from monitoring.merging import tidy
 from monitoring.reconcile import reconcile
 from serving import page
 from serving.traffic import Tag, TrafficLog
@@ -211,3 +212,21 @@ def test_a_model_without_traffic_is_told_what_there_is(tmp_path: Path) -> None:
     compact(tmp_path / "traffic", tmp_path / "lake")
     with pytest.raises(LakeRefused, match="it has: m"):
         window(tmp_path / "lake", "other")
+
+
+def test_what_is_deleted_for_its_age_stays_in_the_books(tmp_path: Path) -> None:
+    traffic, lake = tmp_path / "traffic", tmp_path / "lake"
+    serve(traffic, 1000, step_us=HOUR_US // 250)
+    compact(traffic, lake)
+    tidy(lake, grace_s=1e9)
+    now = 7 * 3600 + 0.04 * 86_400  # hours 5 and 6 ended longer ago than that, 7 and 8 did not
+    done = tidy(lake, keep_days=0.04, now=lambda: now)
+    assert (done.retired, done.retired_rows) == (1, 250)
+    assert ids(lake) == sorted(f"s-{n}" for n in range(250, 1000))
+    books = reconcile(traffic, lake)
+    assert (books.total("logged"), books.total("lost")) == (1000, 0)
+    assert not books.faults
+    assert tidy(lake, keep_days=0.0, now=lambda: 1e9).retired == 3
+    with pytest.raises(LakeRefused, match="holds no traffic of 'm'"):
+        window(lake, "m")
+    assert not reconcile(traffic, lake).faults
