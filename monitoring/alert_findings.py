@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from monitoring import alert_rules as kinds
 from monitoring.checks import Check, latest
+from monitoring.consecutive import consecutive
 from monitoring.scrapes import Figures
 
 LOWER_IS_BETTER = ("log_loss", "brier", "mae", "rmse", "calibration_error", "loss")
@@ -88,7 +89,7 @@ def _windows(
 ) -> Iterator[Finding]:
     newest_since_us = max((check.since_us for check in checks), default=0)
     for subject in sorted({_subject(check) for check in checks}):
-        own = latest(check for check in checks if _subject(check) == subject)
+        own = consecutive(latest(check for check in checks if _subject(check) == subject))
         if own[-1].until_us <= newest_since_us:
             continue
         judged = [one for one in map(judge, own) if one.bad is not None][-running:]

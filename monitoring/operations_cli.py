@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monitoring.alerts_cli import Checks, Servers
-from monitoring.cli import Traffic
+from monitoring.cli import Lake, Traffic
 from monitoring.errors import MonitoringError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def operations(
     as_json: Annotated[bool, typer.Option("--json", help="print the check alone, a line of JSON")] = False,
     checks: Checks = Path("var/checks"),
     traffic: Traffic = Path("var/traffic"),
-    lake: Annotated[str, typer.Option(help="the Parquet lake: a folder, or s3://bucket/prefix")] = "var/lake",
+    lake: Lake = "var/lake",
     engine: Annotated[str, typer.Option(help="duckdb, or the address of a Spark")] = "duckdb",
 ) -> None:
     """Say how the model was served: rows, requests a second, errors, and the quantiles of the time that it took.

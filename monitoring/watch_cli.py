@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from monitoring.alerts_cli import Checks
-from monitoring.cli import Store, Traffic
+from monitoring.cli import Lake, Store, Traffic
 from monitoring.errors import MonitoringError
 
 EXIT_CODES = {"wait": 0, "retrain": 10, "investigate": 11}
@@ -42,7 +42,7 @@ def watch(
     checks: Checks = Path("var/checks"),
     store: Store = Path("var/releases"),
     traffic: Traffic = Path("var/traffic"),
-    lake: Annotated[str, typer.Option(help="the Parquet lake: a folder, or s3://bucket/prefix")] = "var/lake",
+    lake: Lake = "var/lake",
 ) -> None:
     """Decide whether to retrain, from the checks that were made; docs/watch.md has the rules.
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from monitoring import checks as memory
 from monitoring.checks import Check, latest
+from monitoring.consecutive import alike, consecutive
 from monitoring.watch import Facts, Limits, Verdict, decide, inputs_hash
 
 LOSSES = ("log_loss", "brier", "mae", "rmse")
@@ -52,7 +53,7 @@ def gather(checks: Path, model: str, version: str, limits: Limits, *, now_us: in
         unseen=not lately,
         labelled=_labelled(performance),
         **_of_operations(operations),
-        **_of_drift(latest(drift)),
+        **_of_drift(consecutive(latest(drift))),
         **_of_performance(latest(own)),
     )
 
@@ -84,9 +85,8 @@ def _of_drift(windows: Sequence[Check]) -> dict[str, Any]:
     if not windows:
         return {}
     newest = windows[-1]
-    length_us = newest.until_us - newest.since_us
-    alike = [check for check in windows[:-1] if check.until_us - check.since_us == length_us][-10:]
-    usual = [_count(check.found, "window_rows") for check in alike if "window_rows" in check.found]
+    before = [check for check in windows[:-1] if alike(check, newest) and "window_rows" in check.found]
+    usual = [_count(check.found, "window_rows") for check in before[-10:]]
     judged = [check for check in windows if check.verdict in ("drift", "no drift")]
     running = 0
     while running < len(judged) and judged[-1 - running].verdict == "drift":
@@ -146,10 +146,14 @@ def _of_estimate(windows: Sequence[Check]) -> dict[str, Any]:
 
 def _labelled(performance: Iterable[Check]) -> int:
     """Labelled rows of all versions; where windows of several lengths were looked at, those of the length that has the most."""
+    whose: dict[tuple[Any, ...], list[Check]] = {}
+    for check in performance:
+        key = (check.found.get("every"), check.version, check.found.get("arm"))
+        whose.setdefault(key, []).append(check)
     sums: dict[Any, int] = {}
-    for check in latest(performance):
-        every = check.found.get("every")
-        sums[every] = sums.get(every, 0) + _count(check.found, "labelled")
+    for (every, *_), windows in whose.items():
+        labelled = sum(_count(check.found, "labelled") for check in consecutive(latest(windows)))
+        sums[every] = sums.get(every, 0) + labelled
     return max(sums.values(), default=0)
 
 

@@ -65,6 +65,17 @@ def test_a_window_looked_at_again_counts_as_it_was_found_last() -> None:
     assert states(DRIFT, drift=[drift(1), drift(1, "no drift")]) == {"version 1": "fine"}
 
 
+def test_looks_at_the_same_rows_are_no_windows_running() -> None:
+    """The last day, looked at three times within two hours; and a daily check that was early by some minutes."""
+
+    def day(until: float) -> Check:
+        return Check("drift", "churn", "1", round((until - 24) * HOUR_US), round(until * HOUR_US), "drift", "d")
+
+    assert states(TWICE, drift=[day(100), day(101), day(102)]) == {"version 1": "unknown"}
+    assert states(TWICE, drift=[day(77.9), day(100), day(101), day(101.8)]) == {"version 1": "firing"}
+    assert states(TWICE, drift=[day(80.5), day(101.8)]) == {"version 1": "unknown"}
+
+
 def test_a_version_that_left_is_not_judged_and_two_that_serve_are() -> None:
     left = [drift(1), drift(2), drift(3, "no drift", "2")]
     assert states(DRIFT, drift=left) == {"version 2": "fine"}

@@ -176,6 +176,24 @@ def test_an_estimate_counts_where_it_can_be_trusted(estimate: Any, says: str, tm
     assert gather(tmp_path, "churn", "3", LIMITS, now_us=NOW_US).estimate == says
 
 
+def test_a_check_made_twice_is_no_drift_in_two_windows(tmp_path: Path) -> None:
+    for hours_ago in (2, 1):
+        until = NOW_US - hours_ago * HOUR_US
+        checks.append(tmp_path, Check("drift", "churn", "3", until - 24 * HOUR_US, until, "drift", "x", {}, until))
+    assert gather(tmp_path, "churn", "3", LIMITS, now_us=NOW_US).drifted == 1
+
+
+def test_labelled_rows_are_counted_once(tmp_path: Path) -> None:
+    measured(tmp_path, 3, "fine", labelled=500)
+    measured(tmp_path, 2, "fine", labelled=600)
+    measured(tmp_path, 2, "fine", labelled=650)  # looked at again
+    measured(tmp_path, 2, "fine", labelled=70, arm="challenger")
+    measured(tmp_path, 2, "fine", labelled=1000, every="day")  # the same rows, in windows of another length
+    measured(tmp_path, 2, "fine", labelled=1000, role="shadow")
+    put(tmp_path, "performance", 9, "fine", version="2", labelled=30, every="hour")
+    assert gather(tmp_path, "churn", "3", LIMITS, now_us=NOW_US).labelled == 500 + 650 + 70 + 30
+
+
 def test_decided_again_from_the_same_it_is_the_same_and_remembered_once(tmp_path: Path) -> None:
     measured(tmp_path, 3, "drop")
     measured(tmp_path, 2, "drop")
