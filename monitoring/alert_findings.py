@@ -68,9 +68,11 @@ def _of(rule: kinds.AnyRule, evidence: Evidence) -> Iterator[Finding]:
         case kinds.Drift():
             yield from _windows(rule, rule.windows, evidence.drift, lambda found: _drift(rule, found))
         case kinds.Performance():
-            yield from _windows(rule, rule.windows, evidence.performance, lambda found: _performance(rule, found))
+            yield from _windows(
+                rule, rule.windows, _served(evidence.performance), lambda found: _performance(rule, found)
+            )
         case kinds.Labels():
-            yield from _windows(rule, rule.windows, evidence.performance, lambda found: _labels(rule, found))
+            yield from _windows(rule, rule.windows, _served(evidence.performance), lambda found: _labels(rule, found))
         case kinds.Server():
             for server, wrong in (evidence.servers or {}).items():
                 yield Finding(
@@ -104,11 +106,15 @@ def _windows(
             yield _finding(rule, subject, last._replace(bad=False, reason=calm))
 
 
+def _served(checks: Sequence[Check]) -> list[Check]:
+    """What a shadow answers reaches nobody."""
+    return [check for check in checks if check.found.get("role") in (None, "served")]
+
+
 def _subject(check: Check) -> str:
-    """A version; and the arm and role of it that the check is of, where it tells them apart."""
-    arm, role = check.found.get("arm"), check.found.get("role")
-    named = f"version {check.version}" + (f", {arm}" if arm else "")
-    return named if role in (None, "served") else f"{named} as {role}"
+    """A version; and the arm of it that the check is of, where it tells them apart."""
+    arm = check.found.get("arm")
+    return f"version {check.version}" + (f", {arm}" if arm else "")
 
 
 def _finding(rule: kinds.AnyRule, subject: str, judged: Judged) -> Finding:

@@ -140,14 +140,15 @@ def test_the_verdict_of_performance() -> None:
         assert states(rule, performance=[performance(1, verdict)]) == {"version 1": state}
 
 
-def test_arms_and_roles_are_judged_apart() -> None:
+def test_arms_are_judged_apart_and_shadows_not_at_all() -> None:
     checks = [
         performance(1, "drop", arm="champion", role="served"),
-        performance(1, "fine", arm="challenger", role="shadow"),
+        performance(1, "fine", arm="challenger", role="served", version="2"),
+        performance(1, "drop", arm="candidate", role="shadow", version="3"),
     ]
     assert states('kind = "performance"', performance=checks) == {
         "version 1, champion": "firing",
-        "version 1, challenger as shadow": "fine",
+        "version 2, challenger": "fine",
     }
 
 

@@ -7,6 +7,7 @@ import hmac
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from receivers import Receiver, receiver
 
 from monitoring import alert_rules, checks
+from monitoring.alert_findings import Finding
 from monitoring.alert_state import State, Waiting, hold
 from monitoring.alerts import Outcome, run, turn
 from monitoring.checks import Check
@@ -221,6 +225,37 @@ def test_what_waits_is_bounded_and_what_is_given_up_is_counted() -> None:
     state = State(waiting=tuple(Waiting(event, ("hook",), True) for _ in range(1005)))
     after, events = turn(state, [], rules, "churn", HOUR_US)
     assert (len(after.waiting), after.given_up, events) == (1000, 5, [])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 30),
+            st.dictionaries(st.sampled_from(["a", "b", "c"]), st.sampled_from(["firing", "fine", "unknown"])),
+        )
+    )
+)
+def test_whatever_is_found_each_alert_begins_goes_on_and_ends_in_turn(
+    looks: list[tuple[float, dict[str, Any]]],
+) -> None:
+    rules = alert_rules.parse(RULES + HOOK)
+    state, hour, history = State(), 0.0, dict[str, list[str]]()
+    for hours, states in looks:
+        hour += hours
+        found = [Finding(rules.rules[0], subject, word, "") for subject, word in states.items()]
+        state, events = turn(state, found, rules, "churn", round(hour * HOUR_US))
+        for event in events:
+            history.setdefault(event.subject, []).append(event.event)
+        firing = {one.event.subject for one in state.firing.values()}
+        assert firing >= {subject for subject, word in states.items() if word == "firing"}
+        assert not firing & {subject for subject, word in states.items() if word == "fine"}
+        assert firing <= states.keys(), "what is not looked at does not fire"
+        assert {subject for subject, told in history.items() if told[-1] != "resolved"} == firing
+        assert turn(state, found, rules, "churn", round(hour * HOUR_US))[1] == []
+    for told in history.values():
+        assert re.fullmatch("(f(a*)r)*(f(a*))?", "".join(word[0] for word in told))
+    ids = [one.event.id for one in state.waiting]
+    assert len(set(ids)) == len(ids) == sum(map(len, history.values()))
 
 
 RUN = """
