@@ -15,7 +15,9 @@ from typer.testing import CliRunner, Result
 
 from monitoring import checks
 from monitoring.alerts_cli import alerts
+from monitoring.compaction import compact
 from monitoring.operations_cli import operations
+from monitoring.watch_cli import watch
 
 BODY = mixed_body(mixed_rows(1)[0])
 RULES = """
@@ -111,3 +113,24 @@ def test_alerts_of_a_server_that_is_well_then_down(
     told = [(event["event"], event["rule"]) for event in map(json.loads, hook.bodies)]
     assert told == [("firing", "slow"), ("firing", "down")]
     assert not call(alerts, *words, "--dry-run").output.count("would tell")
+
+
+def test_watch_makes_the_checks_first_and_says_what_could_not_be_checked(
+    release: Release, serve: Callable[..., Running], tmp_path: Path
+) -> None:
+    """The bundle has no reference for drift, and there are no labels yet; the books are proved."""
+    server = serve(release.store)
+    for _ in range(20):
+        assert server.ask("/predict", BODY)[0] == 200
+    assert server.stop() == 0
+    compact(server.traffic, tmp_path / "lake")
+    folders = ("--checks", str(tmp_path / "checks"), "--lake", str(tmp_path / "lake"), "--traffic", str(server.traffic))
+    ran = call(watch, "--check", "--store", str(release.store), *folders)
+    assert ran.exit_code == 11, ran.output
+    assert "drift: " in ran.output
+    assert "investigate (version 1, inputs " in ran.output
+    assert "unseen: neither drift nor performance was checked" in ran.output
+    (made,) = checks.read(tmp_path / "checks", "operations", "mixed")
+    assert (made.verdict, made.found["rows"], made.found["lost"], made.found["faults"]) == ("fine", 20, 0, [])
+    (decided,) = checks.read(tmp_path / "checks", "watch", "mixed")
+    assert decided.verdict == "investigate"
