@@ -195,7 +195,9 @@ def _rate(rule: kinds.Latency | kinds.ErrorRate | kinds.ShedRate, found: Mapping
         return _above(value, rule.above_ms, f"p{round(100 * rule.quantile)} is {_told(value)} ms")
     name, what = (("shed_rate", "shed"), ("error_rate", "failed"))[isinstance(rule, kinds.ErrorRate)]
     value = _number(found, name)
-    return _above(value, rule.above, f"{0 if value is None else value:.2%} of {asked:,.0f} requests {what}")
+    share = "how many" if value is None else f"{value:.2%}"
+    unknown = " is not known" if value is None else ""
+    return _above(value, rule.above, f"{share} of {asked:,.0f} requests {what}{unknown}")
 
 
 def _stale(rule: kinds.Stale, evidence: Evidence) -> Finding:
@@ -218,7 +220,7 @@ def _stale(rule: kinds.Stale, evidence: Evidence) -> Finding:
 
 def _above(value: float | None, bound: float | None, said: str) -> Judged:
     if value is None or bound is None:
-        return Judged(None, "is not known", None, bound)
+        return Judged(None, said, None, bound)
     return Judged(value > bound, said, value, bound)
 
 
