@@ -64,9 +64,10 @@ def calibration(probability: Floats, positive: Floats) -> Calibration:
 
 
 def isotonic(score: Floats, positive: Floats) -> Curve:
-    """Raises ValueError without a row."""
+    """n >= 1. Nothing is certain: the outermost levels have half a row of the other class besides their own."""
     from scipy.optimize import isotonic_regression
 
     knots, place, rows = np.unique(score, return_inverse=True, return_counts=True)
-    seen = np.bincount(place, positive) / rows
-    return Curve(knots, np.asarray(isotonic_regression(seen, weights=rows).x, dtype=np.float64))
+    found = isotonic_regression(np.bincount(place, positive) / rows, weights=rows)
+    low, high = (float(found.weights[k]) for k in (0, -1))
+    return Curve(knots, np.clip(found.x, 0.5 / (low + 1), 1 - 0.5 / (high + 1)))

@@ -17,8 +17,8 @@ each, which says the place to that many rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -54,7 +54,7 @@ def alarms(stream: Floats) -> list[Alarm]:
     whole = stream if step == 1 else np.add.reduceat(stream, np.arange(0, len(stream), step)) / step
     if step > 1 and len(stream) % step:
         whole = whole[:-1]
-    found = [alarm for detector in DETECTORS for alarm in _raised(detector, whole, step)]
+    found = [alarm for detector in get_args(Detector) for alarm in _raised(detector, whole, step)]
     return sorted(found, key=lambda alarm: alarm.at)
 
 
@@ -65,23 +65,8 @@ def errors_beyond(error: Floats) -> Floats:
     return (error > np.quantile(error[:FIRST], ORDINARY)).astype(np.float64)
 
 
-def _adwin() -> Any:
-    from river.drift import ADWIN
-
-    return ADWIN()
-
-
-def _page_hinkley() -> Any:
-    from river.drift import PageHinkley
-
-    return PageHinkley(mode="up")
-
-
-DETECTORS: dict[Detector, Callable[[], Any]] = {"adwin": _adwin, "page_hinkley": _page_hinkley}
-
-
 def _raised(detector: Detector, stream: Floats, step: int) -> Iterator[Alarm]:
-    began, watch = 0, DETECTORS[detector]()
+    began, watch = 0, _watch(detector)
     for row, value in enumerate(stream.tolist(), start=1):
         watch.update(value)
         if watch.drift_detected:
@@ -89,6 +74,13 @@ def _raised(detector: Detector, stream: Floats, step: int) -> Iterator[Alarm]:
             before, after = float(stream[began:since].mean()), float(stream[since:row].mean())
             yield Alarm(detector, row * step - 1, since * step, before, after)
             began = since
+
+
+def _watch(detector: Detector) -> Any:
+    from river import drift
+
+    known: Any = drift  # untyped
+    return known.ADWIN() if detector == "adwin" else known.PageHinkley(mode="up")
 
 
 def _split(stream: Floats) -> int:
