@@ -66,7 +66,7 @@ def estimate(
 ) -> Estimate:
     """Of the window's finite `scores` (n, k). `outside`: the share of its rows off known ground; None: not looked at.
     `calibrate=False`: take the probabilities as they are."""
-    fit, check = _halves(known, len(scores))
+    fit, check = _halves(known, len(scores), LEAST_FITTED if task == "binary" else 1)
     reasons = [*trust.of_rows(len(scores)), *trust.of_ground(outside)]
     tested: Calibration | None = None
     calibrated = False
@@ -98,9 +98,12 @@ def estimate(
     )
 
 
-def _halves(known: Labelled, rows: int) -> tuple[Labelled, Labelled]:
+def _halves(known: Labelled, rows: int, least: int) -> tuple[Labelled, Labelled]:
+    """(what fits, what checks). Where fewer than `least` would fit, all check."""
     checks = min(max(CHECKED, min(rows, FITTED)), len(known) - len(known) // 2)
     fits = len(known) - checks
+    if fits < least:
+        return known[:0], known
     return known[max(fits - FITTED, 0) : fits], known[fits:]
 
 
