@@ -20,7 +20,7 @@ def compact(traffic: Traffic = Path("var/traffic"), lake: Lake = Path("var/lake"
 
     Safe to run at any time, twice, beside a running server, and to kill: no row is lost or doubled.
     """
-    from monitoring.lake import compact as run
+    from monitoring.compaction import compact as run
 
     done = run(traffic, lake)
     salvaged = f", {done.salvaged} of them salvaged from dead workers" if done.salvaged else ""

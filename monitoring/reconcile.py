@@ -1,9 +1,9 @@
 """The books of the traffic log: served = logged + dropped + lost, proved writer by writer.
 
-The left side is what workers counted on the shared page, which outlives them; the right side is what is really there, in
-the lake and in the segments not yet compacted, row by row. So a row that was acknowledged and is gone shows, and so does
-one that is there twice. `lost` is above 0 only after a crash: rows numbered and neither written nor counted as dropped.
-Rows of a writer that is alive and has not flushed yet are `pending`.
+The left side is what workers counted on the shared page, which outlives them; the right side is what is really there, row
+by row: in the lake, in the segments not yet compacted, and in the lake's note of what it deleted for its age. So a row that
+was acknowledged and is gone shows, and so does one that is there twice. `lost` is above 0 only after a crash: rows numbered
+and neither written nor counted as dropped. Rows of a writer that is alive and has not flushed yet are `pending`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from monitoring import lake as lakes
+from monitoring.lake import models, rows_dataset, rows_parts
+from monitoring.lake_files import LakeFiles, open_files
+from monitoring.merging import ranges_of, retired_rows
+from monitoring.segments import live_writers, open_segments, rows_of, sealed_segments, writer_of
 from serving.page import ROWS, Page, writer_facts, writers_record
 
 MAX_RANGES = 20
@@ -57,10 +59,12 @@ class Books:
         return sum(getattr(writer, name) for writer in self.writers)
 
 
-def reconcile(traffic: Path, lake: Path) -> Books:
+def reconcile(traffic: Path, lake: str | Path) -> Books:
     """Read-only. Safe beside a running server: what it has not flushed counts as pending."""
-    alive = lakes.live_writers(traffic)
+    alive = live_writers(traffic)
     waiting = _waiting(traffic)
+    files = open_files(lake)
+    kept, retired = _kept(files), retired_rows(files)
     writers, faults = [], []
     for path in sorted((traffic / "pages").glob("*.page")):
         shared = Page.open(path, readonly=True)
@@ -68,7 +72,9 @@ def reconcile(traffic: Path, lake: Path) -> Books:
         counted = sum(int(slot.cells[ROWS]) for slot in shared.slots())
         accounts = _accounts(path, shared)
         for facts in accounts.values():
-            book = _book(facts, lake, waiting, alive=str(facts["writer"]) in alive)
+            writer = str(facts["writer"])
+            found = [*kept.get(writer, []), *waiting.get(writer, [])]
+            book = _book(facts, found, retired.get(writer, []), alive=writer in alive)
             writers.append(book)
             faults += book.faults
         numbered = sum(int(facts["seq"]) for facts in accounts.values())
@@ -94,23 +100,40 @@ def _accounts(path: Path, shared: Page) -> dict[str, dict[str, str | int]]:
 def _waiting(traffic: Path) -> dict[str, list[npt.NDArray[np.int64]]]:
     """Seqs by writer in segments that are not in the lake yet."""
     found: dict[str, list[npt.NDArray[np.int64]]] = {}
-    for segment in [*lakes.sealed_segments(traffic), *lakes.open_segments(traffic)]:
+    for segment in [*sealed_segments(traffic), *open_segments(traffic)]:
         try:
-            table, _, _ = lakes.rows_of(segment)
+            table, _, _ = rows_of(segment)
         except FileNotFoundError:  # sealed or compacted since it was listed
             continue
         if table is not None:
-            found.setdefault(lakes.writer_of(segment), []).append(table.column("seq").to_numpy())
+            found.setdefault(writer_of(segment), []).append(table.column("seq").to_numpy())
+    return found
+
+
+def _kept(files: LakeFiles) -> dict[str, list[npt.NDArray[np.int64]]]:
+    """Seqs by writer in the lake, as often as it holds them."""
+    found: dict[str, list[npt.NDArray[np.int64]]] = {}
+    for model in models(files):
+        for batch in rows_dataset(files, rows_parts(files, model)).to_batches(columns=["writer", "seq"]):
+            coded = batch.column("writer").dictionary_encode()
+            seqs, numbers = batch.column("seq").to_numpy(), coded.indices.to_numpy(zero_copy_only=False)
+            for number, writer in enumerate(coded.dictionary.to_pylist()):
+                found.setdefault(writer, []).append(seqs[numbers == number])
     return found
 
 
 def _book(
-    facts: dict[str, str | int], lake: Path, waiting: dict[str, list[npt.NDArray[np.int64]]], *, alive: bool
+    facts: dict[str, str | int],
+    found: list[npt.NDArray[np.int64]],
+    retired: list[tuple[int, int]],
+    *,
+    alive: bool,
 ) -> WriterBook:
     writer, served, dropped = str(facts["writer"]), int(facts["seq"]), int(facts["dropped"])
-    in_lake: pa.ChunkedArray = lakes.seqs(lake, writer)
-    seqs = np.concatenate([in_lake.to_numpy(), *waiting.get(writer, [])]).astype(np.int64)
-    present = np.unique(seqs)
+    seqs = np.concatenate([np.empty(0, np.int64), *found])
+    gone = [np.arange(first, last + 1) for first, last in retired]
+    present = np.unique(np.concatenate([seqs, *gone])) if gone else np.unique(seqs)
+    duplicates = len(seqs) - len(np.unique(seqs))
     if alive and len(present):
         served = max(served, int(present[-1]))
     missing = np.setdiff1d(np.arange(1, served + 1), present, assume_unique=True)
@@ -122,16 +145,7 @@ def _book(
         dropped=dropped,
         lost=0 if alive else unwritten,
         pending=unwritten if alive else 0,
-        duplicates=len(seqs) - len(present),
+        duplicates=duplicates,
         acknowledged=int(facts["logged"]),
-        ranges=_ranges(missing),
+        ranges=tuple(ranges_of(missing))[:MAX_RANGES],
     )
-
-
-def _ranges(seqs: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
-    if not len(seqs):
-        return ()
-    breaks = np.flatnonzero(np.diff(seqs) > 1)
-    first = seqs[np.concatenate([[0], breaks + 1])]
-    last = seqs[np.concatenate([breaks, [len(seqs) - 1]])]
-    return tuple(zip(first.tolist(), last.tolist(), strict=True))[:MAX_RANGES]

@@ -8,7 +8,8 @@
 
 `value` is a number, true or false, or a label. `row` is the row's place in its request, 0 for a request of one. `ts_us` is
 when it happened, in µs since 1970, by its sender; `received_us` when it came. `seq` counts from 1 in each writer; a writer's
-name is `<server>-<worker>-<boot>`, unique for each start. <folder> is `<traffic>/outcomes`.
+name is `<server>-<worker>-<boot>`, unique for each start and its traffic log's too, so that the page says whether it is alive.
+<folder> is `<traffic>/outcomes`.
 
 A sender that got no answer sends again, so an outcome may be there twice; where a (request_id, row) has several, the last
 to be received counts, and of those received at once the one of the highest seq. `latest` does so.
@@ -22,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -89,13 +89,33 @@ class _Waiting(NamedTuple):
 def read_outcomes(folder: Path) -> Iterator[Outcome]:
     """Every whole outcome, of dead and living writers alike, in no order over files. Raises ValueError, naming the file,
     where one is of another format. It may be called while writers append: what they append later is not in it."""
-    unsealed = {path.name: _read(path) for path in sorted((folder / "open").glob("*.out"))}
+    unsealed = {path.name: _still(path) for path in sorted((folder / "open").glob("*.out"))}
     sealed = sorted((folder / "sealed").glob("*.out"))  # listed afterwards: what was sealed meanwhile is among these
     for path in sealed:
         unsealed.pop(path.name, None)
-        yield from _read(path)
+        yield from _still(path)
     for outcomes in unsealed.values():
         yield from outcomes
+
+
+def read_file(path: Path) -> tuple[list[Outcome], int]:
+    """(every whole outcome of one file, bytes that are torn or spoiled). Raises ValueError, naming it, for another format."""
+    file = Segment(path, magics=(MAGIC,))
+    outcomes: list[Outcome] = []
+    for payload in file.payloads():
+        block = msgspec.json.decode(payload, type=_Block)
+        outcomes += [
+            Outcome(told.ts_us, told.received_us, told.request_id, told.row, told.value, told.seq, block.writer)
+            for told in block.records
+        ]
+    return outcomes, file.bad_bytes
+
+
+def _still(path: Path) -> list[Outcome]:
+    try:
+        return read_file(path)[0]
+    except FileNotFoundError:
+        return []  # sealed, or taken to the lake, since it was listed
 
 
 def latest(outcomes: Iterable[Outcome]) -> dict[tuple[str, int], Outcome]:
@@ -115,15 +135,14 @@ class OutcomeLog:
     def __init__(
         self,
         folder: Path,
+        writer: str,
         *,
-        server: str,
-        worker: int,
         slot: page.Slot,
         loop: asyncio.AbstractEventLoop,
         rotate_bytes: int = 64 << 20,
         rotate_s: float = 300.0,
     ) -> None:
-        self.writer = f"{server}-{worker}-{secrets.token_hex(4)}"
+        self.writer = writer
         self._cells = slot.cells
         self._loop = loop
         self._waiting = 0
@@ -254,17 +273,3 @@ class _File:
             logger.exception("outcomes: %s keeps a block that was not acknowledged", file.path)
             if file.is_open:
                 file.close()
-
-
-def _read(path: Path) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    try:
-        for payload in Segment(path, magics=(MAGIC,)).payloads():
-            block = msgspec.json.decode(payload, type=_Block)
-            outcomes += [
-                Outcome(told.ts_us, told.received_us, told.request_id, told.row, told.value, told.seq, block.writer)
-                for told in block.records
-            ]
-    except FileNotFoundError:
-        pass  # sealed since it was listed
-    return outcomes

@@ -83,7 +83,7 @@ async def _serve(settings: Settings, index: int, listener: socket.socket, page_p
     flipper = Flipper(shared.board, slot, Loader(settings, log, slot, loop), served)
     await flipper.first()
     health = Health(lambda: readiness(shared), lambda: render(shared), lambda: arm_counts(shared.slots()))
-    outcomes = OutcomeLog(settings.traffic / "outcomes", server=page_path.stem, worker=index, slot=slot, loop=loop)
+    outcomes = OutcomeLog(settings.traffic / "outcomes", log.writer, slot=slot, loop=loop)
     store = local_folder(settings.store, settings.traffic)
     server = _Server(_config(settings, create(served, door, health, Admin.of(settings, slot), outcomes, store), door))
     gc.collect()

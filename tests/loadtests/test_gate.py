@@ -13,7 +13,8 @@ import pytest
 from cases import Release
 from running import Running
 
-from monitoring.lake import compact, window
+from monitoring.compaction import compact
+from monitoring.lake import window
 
 SCRIPT = Path(__file__).parent.parent.parent / "loadtests" / "locustfile.py"
 

@@ -27,7 +27,7 @@ def run(folder: Path, test: Callable[[OutcomeLog, page.Slot], Awaitable[None]], 
     async def held() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         slot = page.Page.create(folder / "s.page", 1).slot(0)
-        log = OutcomeLog(folder / "outcomes", server="s", worker=0, slot=slot, loop=asyncio.get_running_loop(), **knobs)
+        log = OutcomeLog(folder / "outcomes", "s-0-0f", slot=slot, loop=asyncio.get_running_loop(), **knobs)
         await test(log, slot)
         assert log.close(20)
 

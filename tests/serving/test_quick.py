@@ -25,7 +25,8 @@ from inprocess import InProcess
 
 from compile.bundle import locate
 from compile.runtime import open_predictor
-from monitoring.lake import compact, window
+from monitoring.compaction import compact
+from monitoring.lake import window
 from serving import page, quick_layout
 from serving.cost import Cost
 from serving.decoding import decoder

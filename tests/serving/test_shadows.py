@@ -14,7 +14,8 @@ from cases import Release, mixed_body, mixed_rows
 from inprocess import InProcess, route
 
 from compile import open_predictor
-from monitoring.lake import compact, window
+from monitoring.compaction import compact
+from monitoring.lake import window
 from serving import page
 from serving.shadows import LIMIT
 

@@ -21,7 +21,8 @@ from running import Running
 from compile import build_bundle, open_predictor
 from compile.bundle import Manifest, publish
 from compile.runtime import Predictor
-from monitoring.lake import compact, window
+from monitoring.compaction import compact
+from monitoring.lake import window
 from monitoring.reconcile import reconcile
 from serving import page
 from serving.errors import RoutesRefused

@@ -18,7 +18,8 @@ from cases import Release, mixed_body, mixed_rows
 from running import Running
 from test_changes import metric, wait_for
 
-from monitoring.lake import compact, window
+from monitoring.compaction import compact
+from monitoring.lake import window
 from monitoring.reconcile import reconcile
 
 BODY = mixed_body(mixed_rows(1)[0])

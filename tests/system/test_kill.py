@@ -22,8 +22,10 @@ from pacing import Load
 from running import Running
 from test_changes import generation, metric, wait_for
 
-from monitoring.lake import compact, live_writers, window
+from monitoring.compaction import compact
+from monitoring.lake import window
 from monitoring.reconcile import reconcile
+from monitoring.segments import live_writers
 from serving import routes
 from serving.page import READY, STATE, Page
 

@@ -21,8 +21,9 @@ from cases import Release, mixed_body, mixed_rows
 from pacing import Load
 from running import Running
 
-from monitoring.lake import compact, open_segments
+from monitoring.compaction import compact
 from monitoring.reconcile import reconcile
+from monitoring.segments import open_segments
 
 DRAIN_S, STOP_S = 1.5, 10.0
 
