@@ -47,6 +47,9 @@ VERBS = {
     "compact": Verb("monitoring.cli:compact", "Watch", "Turn sealed traffic segments into the Parquet lake."),
     "reconcile": Verb("monitoring.cli:reconcile", "Watch", "Prove that served = logged + dropped + lost."),
     "drift": Verb("monitoring.cli:drift", "Watch", "Compare logged traffic with the training data."),
+    "performance": Verb(
+        "monitoring.performance_cli:performance", "Watch", "How good each arm was, by outcomes or an estimate."
+    ),
     "demo": Verb("monitoring.demo:demo", "Watch", "The whole way, on built-in data or your own file."),
 }
 EXTRAS = {"training": "train", "compile": "train", "serving": "client", "monitoring": "monitor", "loadtests": "load"}

@@ -83,12 +83,19 @@ def by_arm(table: pa.Table, manifests: Mapping[str, Manifest]) -> tuple[dict[Who
         else:
             own = (pc.field("version") == who.version) & (pc.field("arm") == who.arm) & (pc.field("role") == who.role)
             of_arm = table.filter(own)
-            known = of_arm.filter(pc.field("schema") == manifest.schema.fingerprint)
+            known = _of_schema(of_arm, manifest)
             if len(known) < len(of_arm):
                 _count(left_out, f"version {who.version}: another schema than its bundle's", len(of_arm) - len(known))
             if len(known):
                 found[who] = read_rows(known.sort_by(ORDER), manifest)
     return found, left_out
+
+
+def _of_schema(table: pa.Table, manifest: Manifest) -> pa.Table:
+    """Where rows come without their schema, they come without features that it would be needed for."""
+    if "schema" not in table.column_names:
+        return table
+    return table.filter(pc.field("schema") == manifest.schema.fingerprint)
 
 
 def read_rows(table: pa.Table, manifest: Manifest) -> Rows:
@@ -103,7 +110,7 @@ def read_rows(table: pa.Table, manifest: Manifest) -> Rows:
         scores=_scores(table, len(manifest.outputs)),
         truth=truth.value,
         unknown=truth.unknown,
-        features=_matrix(table["features"], width) if "features" in table.column_names else None,
+        features=matrix(table["features"], width) if "features" in table.column_names else None,
         ids=table["request_id"],
         strange=truth.strange,
     )
@@ -135,11 +142,11 @@ def _scores(table: pa.Table, outputs: int) -> Floats:
     if outputs == 1:
         score = pc.fill_null(table["score"], float("nan"))
         return np.asarray(score.to_numpy(), dtype=np.float64).reshape(-1, 1)
-    return _matrix(table["scores"], outputs)
+    return matrix(table["scores"], outputs)
 
 
-def _matrix(lists: pa.ChunkedArray, width: int) -> Matrix:
-    """(n, width); a row of NaN where the list is null or of another length."""
+def matrix(lists: pa.ChunkedArray, width: int) -> Matrix:
+    """Lists as (n, width); a row of NaN where the list is null or of another length."""
     lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), -1).to_numpy())
     found = np.full((len(lists), width), np.nan)
     fitting = lengths == width

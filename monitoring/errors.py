@@ -4,7 +4,8 @@ MonitoringError       exit code 2 on the command line
 ├── LakeRefused       a folder or file of the lake that can't be read or written; names it
 ├── TooLittleData     a window with too few rows to say anything
 ├── OutOfBalance      exit code 1: served is not logged + dropped + lost, or a row is there twice
-└── DriftFound        exit code 1: the verdict is drift
+├── DriftFound        exit code 1: the verdict is drift
+└── PerformanceDropped   exit code 1: an arm that serves is worse than its level
 """
 
 from __future__ import annotations
@@ -27,4 +28,8 @@ class OutOfBalance(MonitoringError):
 
 
 class DriftFound(MonitoringError):
+    exit_code = 1
+
+
+class PerformanceDropped(MonitoringError):
     exit_code = 1

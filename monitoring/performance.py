@@ -32,9 +32,12 @@ from monitoring import goodness, levels
 from monitoring.cohorts import Every, Rows, Span, Who, by_arm, windows
 from monitoring.detectors import Alarm, Detector, alarms, errors_beyond
 from monitoring.estimate import Estimate, Labelled, estimate
+from monitoring.ground import Walked
 from monitoring.segmenting import segments_of
-from monitoring.trust import Ground
 from training.intervals import Floats, Interval, Labels
+
+MOST_KNOWN = 50_000  # labelled rows before a window that are looked at
+NOT_OVER = "the window is not over"
 
 Verdict = Literal["open", "not estimable", "level", "fine", "drop"]
 
@@ -116,12 +119,12 @@ class Asked:
 
 
 def performance(
-    model: str, table: pa.Table, manifests: Mapping[str, Manifest], asked: Asked, grounds: Mapping[str, Ground] = {}
+    model: str, table: pa.Table, manifests: Mapping[str, Manifest], asked: Asked, walked: Mapping[str, Walked] = {}
 ) -> Performance:
-    """`table`: rows of the model joined with their outcomes; `manifests` and `grounds` by version. Raises MonitoringError for a
+    """`table`: rows of the model joined with their outcomes; `manifests` and `walked` by version. Raises MonitoringError for a
     task, metric or segment that a model does not have."""
     arms, left_out = by_arm(table, manifests)
-    told = tuple(_arm(who, rows, manifests[who.version], asked, grounds) for who, rows in arms.items())
+    told = tuple(_arm(who, rows, manifests[who.version], asked, walked) for who, rows in arms.items())
     verdict, reason = _overall(told, asked)
     return Performance(
         model=model,
@@ -135,12 +138,12 @@ def performance(
     )
 
 
-def _arm(who: Who, rows: Rows, manifest: Manifest, asked: Asked, grounds: Mapping[str, Ground]) -> Arm:
+def _arm(who: Who, rows: Rows, manifest: Manifest, asked: Asked, walked: Mapping[str, Walked]) -> Arm:
     closed = rows.closed(asked.label_window_us, asked.now_us)
     labelled = closed & ~np.isnan(rows.truth)
     metric = levels.metric_of(manifest.task, asked.metric)
     spans = windows(rows.ts_us, asked.every)
-    made = [_window(rows, span, closed, labelled, manifest, asked, grounds.get(who.version)) for span in spans]
+    made = [_window(rows, span, closed, labelled, manifest, asked, walked.get(who.version)) for span in spans]
     level, source, first = _level(rows, labelled, spans, made, manifest, metric, asked)
     judged = [
         msgspec.structs.replace(window, verdict=verdict, reason=reason)
@@ -162,13 +165,12 @@ def _arm(who: Who, rows: Rows, manifest: Manifest, asked: Asked, grounds: Mappin
 
 
 def _window(
-    rows: Rows, span: Span, closed: Labels, labelled: Labels, manifest: Manifest, asked: Asked, ground: Ground | None
+    rows: Rows, span: Span, closed: Labels, labelled: Labels, manifest: Manifest, asked: Asked, walked: Walked | None
 ) -> Window:
     part = slice(span.first, span.last)
     usable, failed = rows.usable()[part], rows.failed[part]
     known = labelled[part]
     features = rows.features[part] if rows.features is not None else None
-    outside = ground.outside(features[usable]) if ground is not None and features is not None else None
     shut = int(closed[part].sum())
     return Window(
         since_us=span.since_us,
@@ -187,7 +189,7 @@ def _window(
             manifest.threshold,
             rows.scores[part][usable],
             _known_before(rows, span, labelled, asked),
-            outside=outside,
+            outside=None if walked is None else walked.outside(span.since_us, span.until_us),
             calibrate=asked.calibrate,
         ),
         segments=tuple(
@@ -207,9 +209,6 @@ def _known_before(rows: Rows, span: Span, labelled: Labels, asked: Asked) -> Lab
     end = int(np.searchsorted(rows.ts_us, min(span.since_us, span.until_us - asked.label_window_us + 1), side="left"))
     known = np.flatnonzero(labelled[:end])[-MOST_KNOWN:]
     return Labelled(rows.ts_us[known], rows.scores[known], rows.truth[known])
-
-
-MOST_KNOWN = 50_000  # labelled rows before a window that are looked at
 
 
 def _figures(manifest: Manifest, scores: Floats, truth: Floats) -> dict[str, Interval]:
@@ -247,10 +246,10 @@ def _level(
 def _judge(
     window: Window, span: Span, metric: str, level: Interval | None, asked: Asked, *, basis: bool
 ) -> tuple[Verdict, str]:
+    if not span.whole or window.until_us > asked.now_us:
+        return "open", NOT_OVER
     if window.open:
         return "open", f"{window.open:,} of {window.rows:,} rows wait for their label window"
-    if not span.whole or window.until_us > asked.now_us:
-        return "open", "the window is not over"
     figure = window.figures[metric]
     if basis:
         return "level", f"{metric} {figure}: one of the windows that the level comes from"

@@ -18,11 +18,8 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Literal
 
-import numpy as np
-
 from monitoring.calibration import Calibration
 from monitoring.goodness import Z
-from training.features import FeatureSchema, Matrix
 from training.intervals import Floats, Interval
 
 Trust = Literal["trusted", "unverified", "not trusted"]
@@ -72,29 +69,6 @@ def of_ground(outside: float | None) -> list[str]:
     if outside is None or outside <= OUTSIDE:
         return []
     return [f"{outside:.0%} of the rows have a value outside of what the model was trained on"]
-
-
-class Ground:
-    """What the model was trained on: the range of each number, the codes of each category, and whether any was missing."""
-
-    def __init__(self, schema: FeatureSchema, trained: Matrix) -> None:
-        self._numbers = np.array([feature.kind == "number" for feature in schema.features])
-        there = ~np.isnan(trained)
-        self._missing = (~there).any(axis=0)
-        self._low = np.where(there, trained, np.inf).min(axis=0, initial=np.inf)
-        self._high = np.where(there, trained, -np.inf).max(axis=0, initial=-np.inf)
-        self._codes = [np.unique(trained[there[:, j], j]) for j in range(schema.width)]
-
-    def outside(self, rows: Matrix) -> float:
-        """The share of rows with a value that no training row comes near."""
-        if not len(rows):
-            return 0.0
-        missing = np.isnan(rows)
-        strange = missing & ~self._missing
-        strange |= self._numbers & ((rows < self._low) | (rows > self._high))
-        for j in np.flatnonzero(~self._numbers):
-            strange[:, j] |= ~missing[:, j] & ~np.isin(rows[:, j], self._codes[j])
-        return float(strange.any(axis=1).mean())
 
 
 def verdict(reasons: list[str], labelled: int) -> Trust:

@@ -104,7 +104,7 @@ def test_help_imports_no_package() -> None:
             "sign",
             "keys",
         ),
-        *("routes", "serve", "predict", "compact", "reconcile", "drift", "demo"),
+        *("routes", "serve", "predict", "compact", "reconcile", "drift", "performance", "demo"),
     ],
 )
 def test_every_verb_explains_itself(verb: str) -> None:

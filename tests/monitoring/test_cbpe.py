@@ -11,8 +11,8 @@ import pytest
 from monitoring import cbpe, goodness
 from monitoring.calibration import calibration, isotonic
 from monitoring.estimate import Estimate, Labelled, estimate
+from monitoring.ground import Ground
 from monitoring.loss_estimate import losses
-from monitoring.trust import Ground
 from training.features import encode_frame, infer
 from training.simulator import TARGET, World, simulate
 

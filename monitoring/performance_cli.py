@@ -1,0 +1,212 @@
+"""The verb `coppice performance`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import time_ns
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monitoring.errors import MonitoringError, PerformanceDropped, TooLittleData
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from monitoring.cohorts import Every
+    from monitoring.engine import Engine
+    from monitoring.ground import Walked
+    from monitoring.performance import Arm, Performance
+    from monitoring.versions import Version
+
+SHOWN = 8
+LEAST_ROWS = 100
+WALKED = 100_000
+KEPT = ("ts_us", "request_id", "row", "version", "arm", "role", "status", "score")
+
+
+def performance(
+    model: Annotated[str, typer.Argument(help="the model's name")],
+    every: Annotated[str, typer.Option(help="windows: day, hour (UTC), or a number of rows")] = "day",
+    since: Annotated[
+        str | None, typer.Option(help="from this time on (ISO 8601, UTC unless it says otherwise)")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="before this time")] = None,
+    label_window: Annotated[
+        str, typer.Option(help="a row counts once this long has passed since it was scored: 7d, 12h, 0s")
+    ] = "7d",
+    segment: Annotated[
+        list[str] | None, typer.Option(help="also by this feature, a category or boolean; repeatable")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="what must not drop; roc_auc, accuracy or mae by default")] = None,
+    baseline: Annotated[
+        float | None,
+        typer.Option(help="the level to hold; default: of the first closed windows with 1,000 labelled rows"),
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(min=0, help="a smaller drop is none: 0.02, and a tenth of the level of a loss")
+    ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate/--as-is", help="mend uncalibrated probabilities by labelled rows before estimating"),
+    ] = True,
+    out: Annotated[Path, typer.Option(help="folder for report.html and performance.json")] = Path("var/performance"),
+    checks: Annotated[Path, typer.Option(help="folder that remembers what checks found")] = Path("var/checks"),
+    store: Annotated[Path, typer.Option(envvar="COPPICE_STORE", help="release store")] = Path("var/releases"),
+    lake: Annotated[str, typer.Option(help="the Parquet lake: a folder, or s3://bucket/prefix")] = "var/lake",
+    engine: Annotated[str, typer.Option(help="duckdb, or the address of a Spark")] = "duckdb",
+) -> None:
+    """Tell how good each arm was over time: by its outcomes where they are due, and by an estimate where they are not.
+
+    Exit code 0: fine; 1: performance dropped; 2: too little data, or bad input.
+
+    \b
+        coppice performance churn --label-window 30d
+        coppice performance churn --every hour --since 2026-01-31 --segment contract --metric log_loss
+    """
+    import msgspec
+
+    from monitoring import performance as measured
+    from monitoring.engine import open_engine
+    from monitoring.performance_page import page
+    from monitoring.remembering import remember
+    from monitoring.times import length_us, moment_us
+    from monitoring.versions import present, versions
+
+    asked_every = _every(every)
+    window_us = length_us("--label-window", label_window)
+    within = (moment_us("--since", since), moment_us("--until", until))
+    opened = open_engine(lake, engine)
+    held = _held(opened, model, within)
+    known = versions(store, model, held)
+    asked = measured.Asked(
+        every=asked_every,
+        label_window_us=window_us,
+        now_us=time_ns() // 1000,
+        metric=metric,
+        level=baseline,
+        margin=margin,
+        segments=tuple(segment or ()),
+        calibrate=calibrate,
+        present=present(store, model, known),
+    )
+    manifests = {name: version.manifest for name, version in known.items()}
+    walked = _walked(opened, model, known, within)
+    tables = [_rows(opened, model, known.get(name), name, within, whole=bool(segment)) for name in held]
+    found = measured.performance(model, _joined(tables), manifests, asked, walked)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "performance.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
+    (out / "report.html").write_text(page(found), encoding="utf-8")
+    remembered = remember(checks, found)
+    _tell(found)
+    typer.echo(f"{found.verdict}: {found.reason}")
+    typer.echo(f"{remembered} new findings in {checks / 'performance.jsonl'}; {out / 'report.html'}")
+    if found.verdict == "drop":
+        raise PerformanceDropped(f"{model}: {found.reason}")
+    if found.verdict == "undecided":
+        raise TooLittleData(
+            f"{model}: {found.reason} (--label-window {label_window}); coppice compact takes outcomes in"
+        )
+
+
+def _every(text: str) -> Every:
+    if text == "day":
+        return "day"
+    if text == "hour":
+        return "hour"
+    if not text.isdecimal() or int(text) < LEAST_ROWS:
+        raise MonitoringError(f"--every: {text!r} is neither day, nor hour, nor a number of rows from {LEAST_ROWS} on")
+    return int(text)
+
+
+def _held(engine: Engine, model: str, within: tuple[int | None, int | None]) -> list[str]:
+    """The versions whose rows the lake holds. Raises TooLittleData where it holds none then."""
+    from monitoring import queries
+
+    first, last = queries.span(engine, model)
+    counted = queries.counts(engine, model, max(last - first, 1), since_us=within[0], until_us=within[1])
+    if not len(counted):
+        raise TooLittleData(f"{model}: no row between --since and --until; widen them, or run coppice compact")
+    return sorted(set(counted["version"].to_pylist()))
+
+
+def _rows(
+    engine: Engine,
+    model: str,
+    version: Version | None,
+    name: str,
+    within: tuple[int | None, int | None],
+    *,
+    whole: bool,
+) -> pa.Table:
+    """One version's; with features and schema where they are asked for: those weigh more than all the rest."""
+    from monitoring import queries
+    from monitoring.cohorts import ROLES
+
+    columns = KEPT + (("features", "schema") if whole else ())
+    if version is not None and len(version.manifest.outputs) > 1:
+        columns += ("scores",)
+    return queries.labelled(
+        engine, model, since_us=within[0], until_us=within[1], version=name, roles=ROLES, columns=columns
+    )
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def _walked(
+    engine: Engine, model: str, known: dict[str, Version], within: tuple[int | None, int | None]
+) -> dict[str, Walked]:
+    """A sample of each version's rows, where its bundle says what it was trained on."""
+    import pyarrow.compute as pc
+
+    from monitoring import queries
+    from monitoring.cohorts import matrix
+    from monitoring.ground import Walked
+
+    found = {}
+    for name, version in known.items():
+        ground = version.ground()
+        if ground is None:
+            continue
+        columns = ("ts_us", "features", "schema")
+        rows, _ = queries.sample(
+            engine, model, WALKED, since_us=within[0], until_us=within[1], version=name, columns=columns
+        )
+        rows = rows.filter(pc.field("schema") == version.manifest.schema.fingerprint)
+        found[name] = Walked(ground, rows["ts_us"].to_numpy(), matrix(rows["features"], version.manifest.schema.width))
+    return found
+
+
+def _tell(found: Performance) -> None:
+    for reason, rows in found.left_out.items():
+        typer.echo(f"left out: {rows:,} rows, {reason}")
+    for arm in found.arms:
+        typer.echo(f"version {arm.version}, {arm.arm}" + ("" if arm.role == "served" else f", {arm.role}"))
+        _tell_windows(arm)
+        for alarm in arm.alarms[-SHOWN:]:
+            what = "alarm" if alarm.worse else "improvement"
+            typer.echo(
+                f"  {what} ({alarm.detector}) {_when(alarm.at_us)}: errors {alarm.before:.3f} -> {alarm.after:.3f}"
+            )
+        for label, rows in list(arm.strange.items())[:SHOWN]:
+            typer.echo(f"  {rows:,} outcomes are {label!r}, which is no label of this model")
+
+
+def _tell_windows(arm: Arm) -> None:
+    if len(arm.windows) > SHOWN:
+        typer.echo(f"  ... {len(arm.windows) - SHOWN} earlier windows")
+    for window in arm.windows[-SHOWN:]:
+        said = window.estimate.figures.get(arm.metric)
+        estimated = "" if said is None else f"; estimated {said:.4f}, {window.estimate.trust}"
+        covered = "" if window.coverage is None else f", {window.coverage:.0%} labelled"
+        typer.echo(f"  {_when(window.since_us)}  {window.verdict:<13} {window.reason}{covered}{estimated}")
+
+
+def _when(us: int) -> str:
+    from monitoring.times import told
+
+    return told(us)
