@@ -57,9 +57,11 @@ def chart(
         return ""
     first, last = at[0], at[-1]
     span = (last - first) or 1.0
+    wide = WIDTH - LEFT - RIGHT
+    edge = wide / len(at) / 2
 
     def x(place: float) -> float:
-        return LEFT + 8 + (place - first) / span * (WIDTH - LEFT - RIGHT - 16)
+        return LEFT + edge + (place - first) / span * (wide - 2 * edge)
 
     parts, top = [], TOP
     for panel in panels:
@@ -156,16 +158,18 @@ def _range(panel: Panel) -> tuple[float, float]:
     low = panel.low if panel.low is not None else min(told, default=0.0)
     high = panel.high if panel.high is not None else max(told, default=1.0)
     spread = (high - low) or abs(high) or 1.0
-    return (low if panel.low is not None else low - 0.05 * spread), (
-        high if panel.high is not None else high + 0.05 * spread
-    )
+    if panel.low is None:
+        low -= 0.05 * spread
+    if panel.high is None:
+        high = min(high + 0.05 * spread, 1.0) if high <= 1 else high + 0.05 * spread
+    return low, high
 
 
 def _legend(panel: Panel, y: float) -> str:
     parts, x = [], WIDTH - RIGHT
     for told, kind in reversed(panel.legend):
         parts.append(f'<text x="{x}" y="{y}" text-anchor="end">{html.escape(told)}</text>')
-        x -= 7 * len(told) + 8
+        x -= round(6.2 * len(told)) + 8
         parts.append(f'<line class="{kind}" x1="{x - 20}" x2="{x}" y1="{y - 4}" y2="{y - 4}"/>')
         x -= 34
     return "".join(parts)
