@@ -45,6 +45,7 @@ VERBS = {
     "serve": Verb("serving.cli:serve", "Serve", "Serve the routed models over HTTP."),
     "predict": Verb("serving.predict_cli:predict", "Serve", "Score rows on a running server."),
     "compact": Verb("monitoring.cli:compact", "Watch", "Turn sealed traffic segments into the Parquet lake."),
+    "outcomes": Verb("monitoring.cli:outcomes", "Watch", "Import what became of what was scored, from a file."),
     "reconcile": Verb("monitoring.cli:reconcile", "Watch", "Prove that served = logged + dropped + lost."),
     "drift": Verb("monitoring.cli:drift", "Watch", "Compare logged traffic with the training data."),
     "performance": Verb(

@@ -1,7 +1,8 @@
-"""The verbs of monitoring: `coppice compact`, `coppice reconcile`, `coppice drift`."""
+"""The verbs of the lake: `coppice compact`, `coppice outcomes`, `coppice reconcile`, `coppice drift`."""
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,29 +12,69 @@ import typer
 from monitoring.errors import DriftFound, MonitoringError, OutOfBalance
 
 Traffic = Annotated[Path, typer.Option(envvar="COPPICE_TRAFFIC", help="folder of the traffic log")]
-Lake = Annotated[Path, typer.Option(help="folder of the Parquet lake")]
+Lake = Annotated[str, typer.Option(help="the Parquet lake: a folder, or s3://BUCKET/PREFIX")]
 Store = Annotated[Path, typer.Option(envvar="COPPICE_STORE", help="release store")]
 
 
-def compact(traffic: Traffic = Path("var/traffic"), lake: Lake = Path("var/lake")) -> None:
-    """Turn sealed traffic segments, and open ones of dead workers, into the Parquet lake.
+def compact(
+    traffic: Traffic = Path("var/traffic"),
+    lake: Lake = "var/lake",
+    keep_days: Annotated[
+        float | None, typer.Option(min=0, help="delete rows and outcomes older than this many days [default: keep all]")
+    ] = None,
+    merge: Annotated[bool, typer.Option(help="merge the small files of hours that have passed")] = True,
+) -> None:
+    """Turn sealed traffic segments, and open ones of dead workers, into the Parquet lake; outcomes as well.
 
-    Safe to run at any time, twice, beside a running server, and to kill: no row is lost or doubled.
+    Safe to run at any time, twice, beside a running server, and to kill: no row is lost or doubled. Meant to be run every
+    few minutes to an hour by a scheduler.
+
+    \b
+        coppice compact
+        coppice compact --lake s3://bucket/lake --keep-days 90
     """
     from monitoring.compaction import compact as run
+    from monitoring.merging import SETTLED_S, tidy
 
     done = run(traffic, lake)
     salvaged = f", {done.salvaged} of them salvaged from dead workers" if done.salvaged else ""
     typer.echo(f"{done.segments} segments{salvaged}: {done.rows:,} rows in {len(done.parts)} parts under {lake}")
+    if done.outcomes:
+        typer.echo(f"{done.outcomes:,} outcomes")
     if done.duplicates:
         typer.echo(f"{done.duplicates:,} rows were in the lake already")
     if done.bad_bytes:
         typer.echo(f"{done.bad_bytes:,} bytes could not be read (a block that was torn, or spoiled)")
     for path in done.damaged:
         typer.echo(f"kept because a block in it is spoiled: {path}")
+    if merge or keep_days is not None:
+        tidied = tidy(lake, keep_days=keep_days, settled_s=SETTLED_S if merge else math.inf)
+        if tidied.merged:
+            typer.echo(f"{tidied.merged} parts of hours that have passed merged into {tidied.into}")
+        if tidied.retired:
+            typer.echo(
+                f"{tidied.retired} parts with {tidied.retired_rows:,} rows deleted: older than {keep_days:g} days"
+            )
 
 
-def reconcile(traffic: Traffic = Path("var/traffic"), lake: Lake = Path("var/lake")) -> None:
+def outcomes(
+    file: Annotated[Path, typer.Argument(help="CSV, Parquet, or a JSON object a line")], lake: Lake = "var/lake"
+) -> None:
+    """Import what became of what was scored from a file, in `/feedback`'s place.
+
+    Columns: request_id and value; if need be row (of a request of many) and ts (when it happened). All rows or none; the
+    same file a second time changes nothing.
+
+    \b
+        coppice outcomes labels.csv
+    """
+    from monitoring.outcomes_import import import_outcomes
+
+    count = import_outcomes(file, lake)
+    typer.echo(f"{file}: was imported before" if count is None else f"{count:,} outcomes under {lake}")
+
+
+def reconcile(traffic: Traffic = Path("var/traffic"), lake: Lake = "var/lake") -> None:
     """Prove that served = logged + dropped + lost, and name what was lost.
 
     Exit code 1 where the books do not balance: an acknowledged row is gone, or one is there twice. Rows lost to a crash are
@@ -68,7 +109,7 @@ def drift(
     share: Annotated[float, typer.Option(min=0, max=1, help="share of drifted features that makes a drift")] = 0.2,
     out: Annotated[Path, typer.Option(help="folder for report.html and summary.json")] = Path("var/drift"),
     store: Store = Path("var/releases"),
-    lake: Lake = Path("var/lake"),
+    lake: Lake = "var/lake",
 ) -> None:
     """Compare the traffic that a model served with what it was trained on.
 

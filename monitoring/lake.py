@@ -27,7 +27,8 @@ import pyarrow.dataset as ds
 import pyarrow.fs
 
 from monitoring.errors import LakeRefused
-from monitoring.lake_files import LakeFiles, open_files, read_bytes, read_table
+from monitoring.lake_files import LakeFiles, check_footers, open_files, read_bytes, read_table
+from serving.outcomes import Outcome
 from serving.traffic import COLUMNS, SCORES
 
 PARTITIONS = pa.schema([("model", pa.string()), ("date", pa.string()), ("hour", pa.string())])
@@ -81,6 +82,7 @@ def window(
 
 def rows_dataset(files: LakeFiles, paths: Sequence[str]) -> Any:
     """A pyarrow dataset of SCHEMA and PARTITIONS. The schema is given: a dataset's own is the first part's, an old one's."""
+    check_footers(files, paths)
     schema = pa.unify_schemas([SCHEMA, PARTITIONS])
     return ds.dataset(
         list(paths),
@@ -92,6 +94,7 @@ def rows_dataset(files: LakeFiles, paths: Sequence[str]) -> Any:
 
 
 def outcomes_dataset(files: LakeFiles, paths: Sequence[str]) -> Any:
+    check_footers(files, paths)
     return ds.dataset(list(paths), schema=OUTCOMES_SCHEMA, format=_checked(), filesystem=files.filesystem)
 
 
@@ -111,6 +114,19 @@ def outcomes_parts(files: LakeFiles, *, since_us: int | None = None) -> list[str
     first = "" if since_us is None else f"{_when(since_us) - timedelta(days=1):%Y-%m-%d}"
     found = files.paths(OUTCOMES)
     return visible(files, [path for path in found if path.split("/")[1].removeprefix("date=") >= first])
+
+
+def outcomes_table(outcomes: list[Outcome]) -> pa.Table:
+    """
+    >>> outcomes_table([Outcome(5, 6, "r", 0, True, 1, "w")]).to_pylist()[0]["value_number"]
+    1.0
+    """
+    columns = {
+        name: [getattr(told, name) for told in outcomes] for name in OUTCOMES_SCHEMA.names if name[:5] != "value"
+    }
+    columns["value_number"] = [None if isinstance(told.value, str) else float(told.value) for told in outcomes]
+    columns["value_text"] = [told.value if isinstance(told.value, str) else None for told in outcomes]
+    return pa.table(columns, schema=OUTCOMES_SCHEMA)
 
 
 def visible(files: LakeFiles, paths: Sequence[str]) -> list[str]:

@@ -3,6 +3,10 @@
 In a folder a file is written as a draft, synced, read back and renamed. In S3 it is one object, which a PUT makes whole.
 Address and credentials of S3 are the AWS client's own business: AWS_ENDPOINT_URL, AWS_REGION, AWS_PROFILE and so on.
 Names that begin with a dot are nobody's to read.
+
+Parquet has checksums for pages and none for its footer, in which one flipped bit can hide rows, or end a process that trusts
+it. So a file has b"FCRC" and the CRC32 of all that follows, little-endian, between its last page and its footer, and no
+footer is parsed before it was compared. Files of older releases have no such mark, and are read as they are.
 """
 
 from __future__ import annotations
@@ -10,7 +14,9 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +31,8 @@ import pyarrow.parquet as pq
 from monitoring.errors import LakeRefused
 
 ROW_GROUP = 131_072
+MARK = b"FCRC"
+TAIL = 1 << 16  # bytes, which hold most footers
 
 
 class LakeFiles(Protocol):
@@ -45,6 +53,10 @@ class LakeFiles(Protocol):
 
     def delete(self, path: str) -> None:
         """Without complaint where it is gone."""
+        ...
+
+    def prune(self, folder: str) -> None:
+        """Remove the folder, and those it is in, as far as they are empty."""
         ...
 
     def alone(self) -> Any:
@@ -68,6 +80,7 @@ def put_table(files: LakeFiles, path: str, rows: pa.Table) -> None:
 
     def content(file: Any) -> None:
         pq.write_table(rows, file, compression="zstd", write_page_checksum=True, row_group_size=ROW_GROUP)
+        _mark_footer(file)
 
     def check(file: Any) -> bool:
         return _same(pq.read_table(file, page_checksum_verification=True), rows)
@@ -84,10 +97,29 @@ def read_table(files: LakeFiles, path: str, columns: Sequence[str] | None = None
     try:
         # by handle: given a path, pyarrow would read partition columns out of the folders' names
         with files.filesystem.open_input_file(path) as file:
+            _check_footer(file, f"{files.name}/{path}")
             wanted = list(columns) if columns is not None else None
             return pq.read_table(file, columns=wanted, page_checksum_verification=True).combine_chunks()
     except (OSError, pa.ArrowException) as spoiled:
         raise LakeRefused(f"{files.name}/{path}: {spoiled}") from None
+
+
+def check_footers(files: LakeFiles, paths: Sequence[str]) -> None:
+    """To be asked before a scan of these. Raises LakeRefused, naming the file, where a footer is not what was written."""
+
+    def check(path: str) -> None:
+        try:
+            with files.filesystem.open_input_file(path) as file:
+                _check_footer(file, f"{files.name}/{path}")
+        except OSError as refused:
+            raise LakeRefused(f"{files.name}/{path}: {refused}") from None
+
+    if "://" in files.name:
+        with ThreadPoolExecutor(16) as several:
+            list(several.map(check, paths))
+    else:
+        for path in paths:
+            check(path)
 
 
 def read_bytes(files: LakeFiles, path: str) -> bytes:
@@ -136,7 +168,7 @@ class _Folder(_Listed):
         draft = whole.with_name(f".{whole.name}.draft")
         try:
             whole.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
+            with draft.open("wb+") as file:
                 content(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -147,6 +179,11 @@ class _Folder(_Listed):
             _sync_folder(whole.parent)
         except (OSError, pa.ArrowException) as refused:
             raise LakeRefused(f"{draft}: {refused}") from None
+
+    def prune(self, folder: str) -> None:
+        with suppress(OSError):  # not empty, or gone
+            for place in [folder, *map(str, Path(folder).parents[:-1])]:
+                (self.root / place).rmdir()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -185,10 +222,41 @@ class _Bucket(_Listed):
         if not same:
             raise LakeRefused(f"{self.name}/{path}: S3 gives back what was not put")
 
+    def prune(self, folder: str) -> None:
+        """S3 has no folders."""
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Merging is for one place at a time (`monitoring.merging`); taking segments needs no lock in S3."""
         yield
+
+
+def _mark_footer(file: Any) -> None:
+    """Put the mark between the last page and the footer, where no reader of Parquet looks."""
+    file.seek(-8, io.SEEK_END)
+    length = int.from_bytes(file.read(4), "little")
+    file.seek(-8 - length, io.SEEK_END)
+    tail = file.read()
+    file.seek(-len(tail), io.SEEK_END)
+    file.write(MARK + zlib.crc32(tail).to_bytes(4, "little") + tail)
+
+
+def _check_footer(file: Any, name: str) -> None:
+    size = file.size()
+    file.seek(max(0, size - TAIL))
+    tail = file.read()
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if len(tail) < min(size, length + len(MARK) + 4):
+        file.seek(max(0, size - length - len(MARK) - 4))
+        tail = file.read()
+    mark, footer = tail[-length - 8 : -length], tail[-length:]
+    if mark[:4] == MARK:
+        whole = int.from_bytes(mark[4:], "little") == zlib.crc32(footer)
+    else:
+        whole = tail.endswith(b"PAR1") and MARK not in tail  # of an older release
+    if not whole:
+        raise LakeRefused(f"{name}: its footer is spoiled, or the file cut short")
+    file.seek(0)
 
 
 def _same(one: pa.Table, other: pa.Table) -> bool:
@@ -205,7 +273,7 @@ def _same_column(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
         one, other = (pa.chunked_array([part.combine_chunks().flatten()]) for part in (one, other))
     if not pa.types.is_floating(one.type):
         return bool(one.equals(other))
-    bits = [pc.fill_null(part, 0.0).to_numpy().view(np.int64) for part in (one, other)]
+    bits = [(pc.fill_null(part, 0.0) if part.null_count else part).to_numpy().view(np.int64) for part in (one, other)]
     return one.is_null().equals(other.is_null()) and bool(np.array_equal(*bits))
 
 

@@ -162,6 +162,7 @@ def _retire(files: LakeFiles, folder: str, names: list[str], done: Tidied) -> No
     # a merged file that went before its sources would bring them back into view
     for path in sorted(names, key=lambda name: (name.endswith(".sources"), "/merged-" in name)):
         files.delete(path)
+    files.prune(folder)
     done.retired += len(parts)
 
 

@@ -55,7 +55,7 @@ def labelled(
     outcomes = counting(engine, since_us=since_us).rename(told_id="request_id", told_row="row")
     joined = rows.left_join(outcomes, [rows.request_id == outcomes.told_id, rows.row == outcomes.told_row])
     found = joined.order_by(joined.ts_us, joined.request_id, joined.row)
-    return engine.ask(found.select(*columns, *OUTCOME_COLUMNS))
+    return engine.ask(joined.select(*columns, *OUTCOME_COLUMNS))
 
 
 def operations(

@@ -3,17 +3,14 @@
     application/json       {"request_id": "...", "row": 0, "value": 1.5, "ts": "2026-01-31T12:00:00Z"}, or a list of such
     application/x-ndjson   one a line
 
-`value` is a number, true or false, or a label. `row`, the row's place in a request of many, is 0 where it is left out. `ts`,
-when it happened, is a time with its offset or seconds since 1970; left out: now. The answer is {"written": n}; all are written
-or none. To send one again is safe: of several for one row, the last counts (`serving.outcomes`).
+What the fields mean stands in `serving.given`. The answer is {"written": n}; all are written or none. To send one again is
+safe: of several for one row, the last counts (`serving.outcomes`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
-from datetime import datetime
 from time import time_ns
 from typing import Any
 
@@ -22,29 +19,17 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from serving.answers import plain, refusal
-from serving.errors import BodyMalformed, BodyTooLarge, ContentTypeRefused, FieldRefused, RequestRefused
+from serving.errors import BodyMalformed, BodyTooLarge, ContentTypeRefused, RequestRefused
+from serving.given import LAST_S, MOST_LABEL_BYTES, MOST_ROW, read_given
 from serving.heads import JSON_TYPES
 from serving.many import Context
-from serving.outcomes import Given, OutcomeLog, Value
+from serving.outcomes import Given, OutcomeLog
 from serving.responses import AnswerResponse, read_content, told_length
-from serving.scoring import SANE_ID
 
 NDJSON = b"application/x-ndjson"
 LOOP_BYTES = 1 << 15  # a body up to this is decoded on the loop
-MOST_LABEL_BYTES = 256
-MOST_ROW = (1 << 31) - 1
-LAST_S = 4_102_444_800  # the year 2100
-SAYS_FIELD = re.compile(r"`\$\.(\w+)|field `(\w+)`")
 
 
-class Told(msgspec.Struct, forbid_unknown_fields=True):
-    request_id: str
-    value: Value
-    row: int = 0
-    ts: float | datetime | None = None
-
-
-_TOLD = msgspec.json.Decoder(Told)
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -76,7 +61,7 @@ def read_feedback(content_type: bytes, body: bytes, limit: int) -> list[Given]:
     given: list[Given] = []
     for text in texts:
         try:
-            given.append(_given(text, received_us))
+            given.append(read_given(text, received_us))
         except RequestRefused as refused:
             raise (refused.of_row(len(given)) if several else refused) from None
     return given
@@ -96,38 +81,6 @@ def _texts(content_type: bytes, body: bytes) -> tuple[Sequence[bytes], bool]:
         return [bytes(text) for text in _LIST.decode(body)], True
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as malformed:
         raise BodyMalformed(f"the body is not JSON: {malformed}") from None
-
-
-def _given(text: bytes, received_us: int) -> Given:
-    try:
-        told = _TOLD.decode(text)
-    except msgspec.ValidationError as wrong:
-        found = SAYS_FIELD.search(str(wrong))
-        field = next(filter(None, found.groups())) if found else None
-        if field is None:
-            raise BodyMalformed('must be an object like {"request_id": "...", "value": 1}') from None
-        raise FieldRefused(f"{field}: {wrong}", field) from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as malformed:
-        raise BodyMalformed(f"not JSON: {malformed}") from None
-    if not told.request_id.isascii() or SANE_ID.fullmatch(told.request_id.encode()) is None:
-        raise FieldRefused("request_id: must be an id as an answer has it", "request_id")
-    if not 0 <= told.row <= MOST_ROW:
-        raise FieldRefused(f"row: must be 0 to {MOST_ROW}", "row")
-    if isinstance(told.value, str) and len(told.value.encode()) > MOST_LABEL_BYTES:
-        raise FieldRefused(f"value: a label must be at most {MOST_LABEL_BYTES} bytes", "value")
-    return Given(_time_us(told.ts, received_us), received_us, told.request_id, told.row, told.value)
-
-
-def _time_us(ts: float | datetime | None, received_us: int) -> int:
-    if ts is None:
-        return received_us
-    if isinstance(ts, datetime):
-        if ts.tzinfo is None:
-            raise FieldRefused("ts: needs an offset from UTC, such as Z", "ts")
-        ts = ts.timestamp()
-    if not 0 <= ts <= LAST_S:
-        raise FieldRefused("ts: must be a time from 1970 to 2100, in seconds or as 2026-01-31T12:00:00Z", "ts")
-    return round(ts * 1_000_000)
 
 
 _ONE = {

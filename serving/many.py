@@ -27,9 +27,10 @@ import msgspec
 from serving import page
 from serving.admission import Admission
 from serving.errors import AskerGone, BodyTooLarge, DeadlinePassed, Overloaded, RequestRefused
+from serving.given import SANE_ID
 from serving.lanes import Asker, Scored, Scores
 from serving.live import Arm, Snapshot
-from serving.scoring import MAX_UNIT_BYTES, ODD_UNIT, SANE_ID, SHED_CELLS, id_maker
+from serving.scoring import MAX_UNIT_BYTES, ODD_UNIT, SHED_CELLS, id_maker
 from serving.settings import Settings
 from serving.traffic import TrafficLog
 

@@ -24,13 +24,13 @@ from serving.errors import (
     RequestRefused,
     ViewMissing,
 )
+from serving.given import SANE_ID
 from serving.lanes import Scored, Scores
 from serving.live import Arm, Live, Snapshot
 from serving.traffic import TrafficLog
 
 logger = logging.getLogger("coppice")
 
-SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 MAX_UNIT_BYTES = 256
 ENTITY = "entity"
 _ENTITY = msgspec.json.Decoder(dict[str, str | int])

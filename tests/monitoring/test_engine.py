@@ -18,10 +18,9 @@ from monitoring import queries
 from monitoring.compaction import compact, put_outcomes
 from monitoring.engine import Engine, open_engine
 from monitoring.errors import LakeRefused, MonitoringError
-from monitoring.lake import HOUR_US
+from monitoring.lake import HOUR_US, outcomes_table
 from monitoring.lake_files import open_files
 from monitoring.merging import tidy
-from monitoring.segments import outcomes_table
 from serving import page
 from serving.outcomes import Outcome
 from serving.traffic import Tag, TrafficLog
