@@ -41,13 +41,15 @@ class Curve:
         return np.interp(score, self.score, self.worth)
 
 
-def calibration(probability: Floats, positive: Floats) -> Calibration:
-    """Both (n,), n >= 1; `positive` is 0 or 1."""
+def calibration(probability: Floats, positive: Floats, *, fitted: int = 0) -> Calibration:
+    """Both (n,), n >= 1; `positive` is 0 or 1. Where the probabilities come from a curve that was fitted to `fitted` other
+    rows, what chance did to that curve adds to what it does here."""
     from scipy.stats import chi2, norm
 
-    spread = probability * (1 - probability)
+    chances = 1 + len(probability) / fitted if fitted else 1.0
+    spread = probability * (1 - probability) * chances
     variance = float(((1 - 2 * probability) ** 2 * spread).sum())
-    excess = float((((probability - positive) ** 2) - spread).sum())
+    excess = float((((probability - positive) ** 2) - probability * (1 - probability)).sum())
     z = excess / variance**0.5 if variance > EVEN else 0.0
     bins = bin_of(probability)
     rows = np.bincount(bins, minlength=BINS).astype(np.float64)

@@ -78,7 +78,7 @@ def estimate(
         calibrated = curve is not None
         figures = cbpe.binary(scores[:, 0], _worth(curve, scores[:, 0]), threshold)
         if trust.enough(check.truth):
-            tested, doubts = _check_binary(curve, check, threshold)
+            tested, doubts = _check_binary(curve, check, threshold, fitted=len(fit) if calibrated else 0)
             reasons += doubts
     else:
         figures = cbpe.multiclass(_shares(scores))
@@ -118,12 +118,14 @@ def _worth(curve: Curve | None, score: Floats) -> Floats:
     return score if curve is None else curve(score)
 
 
-def _check_binary(curve: Curve | None, check: Labelled, threshold: float) -> tuple[Calibration, list[str]]:
+def _check_binary(
+    curve: Curve | None, check: Labelled, threshold: float, *, fitted: int
+) -> tuple[Calibration, list[str]]:
     score = check.scores[:, 0]
     worth = _worth(curve, score)
-    tested = calibration(worth, check.truth)
+    tested = calibration(worth, check.truth, fitted=fitted)
     seen, said = goodness.binary(score, check.truth == 1, threshold), cbpe.binary(score, worth, threshold)
-    return tested, [*trust.of_calibration(tested), *trust.of_figures(seen, said)]
+    return tested, [*trust.of_calibration(tested), *trust.of_figures(seen, said, checked=len(check), fitted=fitted)]
 
 
 def _check_multiclass(check: Labelled) -> tuple[Calibration, list[str]]:
@@ -132,7 +134,7 @@ def _check_multiclass(check: Labelled) -> tuple[Calibration, list[str]]:
     worst = max(by_class, key=lambda found: found.error)
     areas = [goodness.area(shares[:, k], truth == k) for k in range(shares.shape[1])]
     seen = {"accuracy": goodness.multiclass(shares, truth)["accuracy"], "roc_auc": _mean(areas)}
-    return worst, [*trust.of_calibration(worst), *trust.of_figures(seen, cbpe.multiclass(shares))]
+    return worst, [*trust.of_calibration(worst), *trust.of_figures(seen, cbpe.multiclass(shares), checked=len(check))]
 
 
 def _regression(answer: Floats, fit: Labelled, check: Labelled) -> tuple[dict[str, float | None], list[str]]:
@@ -143,7 +145,7 @@ def _regression(answer: Floats, fit: Labelled, check: Labelled) -> tuple[dict[st
     doubts: list[str] = []
     if trust.enough(check.truth):
         seen = goodness.regression(check.scores[:, 0], check.truth)
-        doubts = trust.of_figures(seen, found.estimate(check.scores[:, 0]))
+        doubts = trust.of_figures(seen, found.estimate(check.scores[:, 0]), checked=len(check), fitted=len(fit))
     return found.estimate(answer), doubts
 
 

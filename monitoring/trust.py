@@ -4,7 +4,8 @@ An estimate is `trusted` where labelled rows from before the window were enough,
 
     calibrated    the probabilities mean what they say there: not significantly (1 %) and materially (0.03) otherwise
     right         what would have been estimated for those rows is what their labels showed: for no figure both
-                  significantly (1 %) and materially (0.02; a loss: a tenth) otherwise. That is how concept drift shows
+                  significantly (1 % for all together) and materially (0.02; a loss: a tenth) otherwise. That is how
+                  concept drift shows
     known ground  at most 5 % of the window's rows have a value outside of what the model was trained on
     enough        the window has at least 200 rows
 
@@ -27,7 +28,6 @@ Trust = Literal["trusted", "unverified", "not trusted"]
 LEAST_ROWS = 200
 LEAST_LABELLED = 300
 ALPHA = 0.01
-STRICTER = NormalDist().inv_cdf(1 - ALPHA / 2) / Z  # how much wider a 99 % interval is than a 95 % one
 CALIBRATION_ERROR = 0.03
 APART = 0.02
 LOSS_APART = 0.1
@@ -44,14 +44,19 @@ def of_calibration(found: Calibration) -> list[str]:
     ]
 
 
-def of_figures(seen: Mapping[str, Interval], estimated: Mapping[str, float | None]) -> list[str]:
-    """`seen`: what the labels of rows showed; `estimated`: what was, or would have been, said of them without labels."""
+def of_figures(
+    seen: Mapping[str, Interval], estimated: Mapping[str, float | None], *, checked: int, fitted: int = 0
+) -> list[str]:
+    """`seen`: what the labels of the `checked` rows showed; `estimated`: what was said of them without. Where that rests on
+    `fitted` rows, their chance adds to that of the checked."""
+    stricter = NormalDist().inv_cdf(1 - ALPHA / len(estimated) / 2) / Z
+    stricter *= (1 + checked / fitted) ** 0.5 if fitted else 1.0
     reasons = []
     for name, said in estimated.items():
         value, low, high = (seen[name].value, seen[name].low, seen[name].high) if name in seen else (None, None, None)
         if said is None or value is None or low is None or high is None:
             continue
-        reach = STRICTER * ((value - low) if said < value else (high - value))
+        reach = stricter * ((value - low) if said < value else (high - value))
         least = LOSS_APART * value if name in LOSSES else APART
         if abs(said - value) > max(reach, least):
             reasons.append(
