@@ -9,7 +9,6 @@ sent twice or corrected counts as the lake joined it: the last one wins.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -28,7 +27,6 @@ Times = npt.NDArray[np.int64]
 Every = Literal["day", "hour"] | int
 SPANS_US = {"day": 86_400_000_000, "hour": 3_600_000_000}
 ROLES = ("served", "shadow")
-ORDER = [("ts_us", "ascending"), ("request_id", "ascending"), ("row", "ascending")]
 
 
 class Who(NamedTuple):
@@ -47,7 +45,6 @@ class Rows:
     truth: Floats
     unknown: Labels
     features: Matrix | None
-    ids: pa.ChunkedArray
     strange: Counter[str]
 
     def usable(self) -> Labels:
@@ -67,41 +64,12 @@ class Span(NamedTuple):
     whole: bool = True
 
 
-def by_arm(table: pa.Table, manifests: Mapping[str, Manifest]) -> tuple[dict[Who, Rows], dict[str, int]]:
-    """`table` is the lake's join of rows and outcomes. (each arm's rows, rows left out by the reason)."""
-    left_out: dict[str, int] = {}
-    found: dict[Who, Rows] = {}
-    columns = ["version", "arm", "role"]
-    groups = table.group_by(columns).aggregate([([], "count_all")]).sort_by([(name, "ascending") for name in columns])
-    for group in groups.to_pylist():
-        who, rows = Who(group["version"], group["arm"], group["role"]), group["count_all"]
-        manifest = manifests.get(who.version)
-        if who.role not in ROLES:
-            _count(left_out, f"role {who.role}", rows)
-        elif manifest is None:
-            _count(left_out, f"version {who.version}: no bundle of it in the release store", rows)
-        else:
-            own = (pc.field("version") == who.version) & (pc.field("arm") == who.arm) & (pc.field("role") == who.role)
-            of_arm = table.filter(own)
-            known = _of_schema(of_arm, manifest)
-            if len(known) < len(of_arm):
-                _count(left_out, f"version {who.version}: another schema than its bundle's", len(of_arm) - len(known))
-            if len(known):
-                found[who] = read_rows(known.sort_by(ORDER), manifest)
-    return found, left_out
-
-
-def _of_schema(table: pa.Table, manifest: Manifest) -> pa.Table:
-    """Where rows come without their schema, they come without features that it would be needed for."""
-    if "schema" not in table.column_names:
-        return table
-    return table.filter(pc.field("schema") == manifest.schema.fingerprint)
-
-
 def read_rows(table: pa.Table, manifest: Manifest) -> Rows:
-    """One arm's rows, sorted by ORDER. Raises MonitoringError for a task that outcomes do not judge row by row."""
+    """One arm's rows in any order: `ts_us, row, status, score` or `scores`, `features` or not, `value_number, value_text`.
+    Raises MonitoringError for a task that outcomes do not judge row by row."""
     if manifest.task == "regression" and len(manifest.outputs) > 1:
         raise MonitoringError(f"{manifest.model}: it has {len(manifest.outputs)} values a row, and an outcome has one")
+    table = _in_order(table)
     truth = read_truth(manifest.task, manifest.classes, table["value_number"], table["value_text"])
     width = manifest.schema.width
     return Rows(
@@ -111,7 +79,6 @@ def read_rows(table: pa.Table, manifest: Manifest) -> Rows:
         truth=truth.value,
         unknown=truth.unknown,
         features=matrix(table["features"], width) if "features" in table.column_names else None,
-        ids=table["request_id"],
         strange=truth.strange,
     )
 
@@ -138,6 +105,12 @@ def windows(ts_us: Times, every: Every) -> list[Span]:
     ]
 
 
+def _in_order(table: pa.Table) -> pa.Table:
+    """By time; rows of one request by their place; requests of one instant, which nothing tells apart, by what they got."""
+    order = np.lexsort([table[name].to_numpy() for name in ("score", "row", "ts_us")])
+    return table if (order[1:] > order[:-1]).all() else table.take(pa.array(order))
+
+
 def _scores(table: pa.Table, outputs: int) -> Floats:
     if outputs == 1:
         score = pc.fill_null(table["score"], float("nan"))
@@ -154,7 +127,3 @@ def matrix(lists: pa.ChunkedArray, width: int) -> Matrix:
     flat = np.asarray(pc.list_flatten(kept).to_numpy(), dtype=np.float64)
     found[fitting] = flat.reshape(-1, width)
     return found
-
-
-def _count(into: dict[str, int], reason: str, rows: int) -> None:
-    into[reason] = into.get(reason, 0) + rows

@@ -25,11 +25,10 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from compile.bundle import Manifest, Task
 from monitoring import goodness, levels
-from monitoring.cohorts import Every, Rows, Span, Who, by_arm, windows
+from monitoring.cohorts import Every, Rows, Span, Who, windows
 from monitoring.detectors import Alarm, Detector, alarms, errors_beyond
 from monitoring.estimate import Estimate, Labelled, estimate
 from monitoring.ground import Walked
@@ -73,7 +72,6 @@ class Raised(msgspec.Struct, frozen=True, kw_only=True):
     detector: Detector
     worse: bool
     at_us: int
-    request_id: str
     since_us: int
     before: float
     after: float
@@ -119,11 +117,15 @@ class Asked:
 
 
 def performance(
-    model: str, table: pa.Table, manifests: Mapping[str, Manifest], asked: Asked, walked: Mapping[str, Walked] = {}
+    model: str,
+    arms: Mapping[Who, Rows],
+    manifests: Mapping[str, Manifest],
+    asked: Asked,
+    *,
+    walked: Mapping[str, Walked] = {},
+    left_out: Mapping[str, int] = {},
 ) -> Performance:
-    """`table`: rows of the model joined with their outcomes; `manifests` and `walked` by version. Raises MonitoringError for a
-    task, metric or segment that a model does not have."""
-    arms, left_out = by_arm(table, manifests)
+    """`manifests` and `walked` are by version. Raises MonitoringError for a metric or segment that a model does not have."""
     told = tuple(_arm(who, rows, manifests[who.version], asked, walked) for who, rows in arms.items())
     verdict, reason = _overall(told, asked)
     return Performance(
@@ -133,7 +135,7 @@ def performance(
         now_us=asked.now_us,
         verdict=verdict,
         reason=reason,
-        left_out=left_out,
+        left_out=dict(left_out),
         arms=told,
     )
 
@@ -299,7 +301,6 @@ def _raised(alarm: Alarm, rows: Rows, at: int, since: int) -> Raised:
         detector=alarm.detector,
         worse=alarm.worse,
         at_us=int(rows.ts_us[at]),
-        request_id=rows.ids[at].as_py(),
         since_us=int(rows.ts_us[since]),
         before=alarm.before,
         after=alarm.after,

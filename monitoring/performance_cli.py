@@ -11,18 +11,11 @@ import typer
 from monitoring.errors import MonitoringError, PerformanceDropped, TooLittleData
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from monitoring.cohorts import Every
-    from monitoring.engine import Engine
-    from monitoring.ground import Walked
     from monitoring.performance import Arm, Performance
-    from monitoring.versions import Version
 
 SHOWN = 8
 LEAST_ROWS = 100
-WALKED = 100_000
-KEPT = ("ts_us", "request_id", "row", "version", "arm", "role", "status", "score")
 
 
 def performance(
@@ -67,6 +60,7 @@ def performance(
     import msgspec
 
     from monitoring import performance as measured
+    from monitoring.arms_read import Span, held, read_arms, walk
     from monitoring.engine import open_engine
     from monitoring.performance_page import page
     from monitoring.remembering import remember
@@ -75,10 +69,10 @@ def performance(
 
     asked_every = _every(every)
     window_us = length_us("--label-window", label_window)
-    within = (moment_us("--since", since), moment_us("--until", until))
+    span = Span(moment_us("--since", since), moment_us("--until", until))
     opened = open_engine(lake, engine)
-    held = _held(opened, model, within)
-    known = versions(store, model, held)
+    there = held(opened, model, span)
+    known = versions(store, model, {who.version for who in there})
     asked = measured.Asked(
         every=asked_every,
         label_window_us=window_us,
@@ -90,10 +84,10 @@ def performance(
         calibrate=calibrate,
         present=present(store, model, known),
     )
+    walked = walk(opened, model, known, span)
+    read = read_arms(opened, model, there, known, span, features=bool(segment))
     manifests = {name: version.manifest for name, version in known.items()}
-    walked = _walked(opened, model, known, within)
-    tables = [_rows(opened, model, known.get(name), name, within, whole=bool(segment)) for name in held]
-    found = measured.performance(model, _joined(tables), manifests, asked, walked)
+    found = measured.performance(model, read.arms, manifests, asked, walked=walked, left_out=read.left_out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "performance.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
     (out / "report.html").write_text(page(found), encoding="utf-8")
@@ -117,68 +111,6 @@ def _every(text: str) -> Every:
     if not text.isdecimal() or int(text) < LEAST_ROWS:
         raise MonitoringError(f"--every: {text!r} is neither day, nor hour, nor a number of rows from {LEAST_ROWS} on")
     return int(text)
-
-
-def _held(engine: Engine, model: str, within: tuple[int | None, int | None]) -> list[str]:
-    """The versions whose rows the lake holds. Raises TooLittleData where it holds none then."""
-    from monitoring import queries
-
-    first, last = queries.span(engine, model)
-    counted = queries.counts(engine, model, max(last - first, 1), since_us=within[0], until_us=within[1])
-    if not len(counted):
-        raise TooLittleData(f"{model}: no row between --since and --until; widen them, or run coppice compact")
-    return sorted(set(counted["version"].to_pylist()))
-
-
-def _rows(
-    engine: Engine,
-    model: str,
-    version: Version | None,
-    name: str,
-    within: tuple[int | None, int | None],
-    *,
-    whole: bool,
-) -> pa.Table:
-    """One version's; with features and schema where they are asked for: those weigh more than all the rest."""
-    from monitoring import queries
-    from monitoring.cohorts import ROLES
-
-    columns = KEPT + (("features", "schema") if whole else ())
-    if version is not None and len(version.manifest.outputs) > 1:
-        columns += ("scores",)
-    return queries.labelled(
-        engine, model, since_us=within[0], until_us=within[1], version=name, roles=ROLES, columns=columns
-    )
-
-
-def _joined(tables: list[pa.Table]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.concat_tables(tables, promote_options="default")
-
-
-def _walked(
-    engine: Engine, model: str, known: dict[str, Version], within: tuple[int | None, int | None]
-) -> dict[str, Walked]:
-    """A sample of each version's rows, where its bundle says what it was trained on."""
-    import pyarrow.compute as pc
-
-    from monitoring import queries
-    from monitoring.cohorts import matrix
-    from monitoring.ground import Walked
-
-    found = {}
-    for name, version in known.items():
-        ground = version.ground()
-        if ground is None:
-            continue
-        columns = ("ts_us", "features", "schema")
-        rows, _ = queries.sample(
-            engine, model, WALKED, since_us=within[0], until_us=within[1], version=name, columns=columns
-        )
-        rows = rows.filter(pc.field("schema") == version.manifest.schema.fingerprint)
-        found[name] = Walked(ground, rows["ts_us"].to_numpy(), matrix(rows["features"], version.manifest.schema.width))
-    return found
 
 
 def _tell(found: Performance) -> None:

@@ -96,9 +96,8 @@ def _figure(figure: Interval | None) -> str:
 
 def _alarms(arm: Arm) -> str:
     return "".join(
-        f"<p>{'Alarm' if alarm.worse else 'Improvement'} ({alarm.detector}) at {told(alarm.at_us)}, request "
-        f"{html.escape(alarm.request_id)}: the error rate went from {alarm.before:.3f} to {alarm.after:.3f} about "
-        f"{told(alarm.since_us)}</p>"
+        f"<p>{'Alarm' if alarm.worse else 'Improvement'} ({alarm.detector}) at {told(alarm.at_us)}: the error rate went from "
+        f"{alarm.before:.3f} to {alarm.after:.3f} about {told(alarm.since_us)}</p>"
         for alarm in arm.alarms
     )
 

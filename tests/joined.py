@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from cases import MIXED
 
 from compile.bundle import Manifest, read
+from monitoring.cohorts import Rows, Who, read_rows
 
 DAY_US = 86_400_000_000
 START_US = 20_000 * DAY_US  # midnight
@@ -22,6 +24,16 @@ def manifest_of(tiny: Path, **changes: Any) -> Manifest:
     """Of a binary model of the classes no and yes, unless changed."""
     given = {"classes": ("no", "yes"), "threshold": 0.5, "version": "1"} | changes
     return msgspec.structs.replace(read(tiny), **given)
+
+
+def arms_of(table: pa.Table, manifests: Mapping[str, Manifest]) -> dict[Who, Rows]:
+    """Whose rows they are, as they come from the lake."""
+    found = {}
+    for who in sorted({Who(*names) for names in zip(*(table[name].to_pylist() for name in Who._fields), strict=True)}):
+        mine = pc.field("version") == who.version
+        mine &= (pc.field("arm") == who.arm) & (pc.field("role") == who.role)
+        found[who] = read_rows(table.filter(mine), manifests[who.version])
+    return found
 
 
 def joined(

@@ -29,6 +29,10 @@ T0 = 20_000 * DAY_US
 A_DAY, DAYS, WORSE_FROM = 500, 6, 4
 
 
+def tag_of(version: str, role: Any, schema: str) -> Tag:
+    return Tag(model="mixed", version=version, arm="champion", generation=1, role=role, schema=schema)
+
+
 @pytest.fixture(scope="module")
 def lake(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six days of the release's champion, its labels half noise from the fifth on; outcomes late, doubled and corrected."""
@@ -44,9 +48,12 @@ def lake(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
     slot = shared.slot(0)
     slot.begin(2**22 + 1)
     log = TrafficLog(folder / "traffic", server="s", worker=0, slot=slot, max_blocks=1000)
-    tag = log.register(
-        Tag(model="mixed", version="1", arm="champion", generation=1, role="served", schema=MIXED.fingerprint)
-    )
+    tag = log.register(tag_of("1", "served", MIXED.fingerprint))
+    others = [("1", "override", MIXED.fingerprint), ("9", "served", MIXED.fingerprint), ("1", "served", "another")]
+    for count, (version, role, schema) in enumerate(others, start=1):
+        other = log.register(tag_of(version, role, schema))
+        for n in range(10 * count):
+            log.put(other, T0 + n, b"o%d-%d" % (count, n), 0, b"", rows[n].tobytes(), 0.5, 200, 1, 1, 1, 1)
     told: list[Outcome] = []
     for n, (row, score) in enumerate(zip(rows, scores, strict=True)):
         ts_us = T0 + n * DAY_US // A_DAY
@@ -87,6 +94,11 @@ def test_a_drop_is_exit_code_1_and_all_is_written(release: Release, lake: Path, 
     right = (scores[:A_DAY] > 0.5) == positive[:A_DAY]
     assert arm.windows[0].figures["accuracy"].value == right[known].mean()  # corrected, doubled, each row once
     assert arm.windows[0].coverage == 0.8
+    assert found.left_out == {
+        "role override": 10,
+        "version 9: no bundle of it in the release store": 20,
+        "version 1: another schema than its bundle's": 30,
+    }
     assert {part.value for part in arm.windows[0].segments} == {"basic", "plus", "premium", "(missing)"}
     told = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<svg" in told
