@@ -9,6 +9,7 @@ sent twice or corrected counts as the lake joined it: the last one wins.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -80,6 +81,20 @@ def read_rows(table: pa.Table, manifest: Manifest) -> Rows:
         unknown=truth.unknown,
         features=matrix(table["features"], width) if "features" in table.column_names else None,
         strange=truth.strange,
+    )
+
+
+def in_a_row(parts: Sequence[Rows]) -> Rows:
+    """Parts of one arm, each later than the one before; at least one."""
+    features = [part.features for part in parts if part.features is not None]
+    return Rows(
+        ts_us=np.concatenate([part.ts_us for part in parts]),
+        failed=np.concatenate([part.failed for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        truth=np.concatenate([part.truth for part in parts]),
+        unknown=np.concatenate([part.unknown for part in parts]),
+        features=np.concatenate(features) if features else None,
+        strange=sum((part.strange for part in parts), Counter()),
     )
 
 

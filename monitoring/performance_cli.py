@@ -60,19 +60,16 @@ def performance(
     import msgspec
 
     from monitoring import performance as measured
-    from monitoring.arms_read import Span, held, read_arms, walk
-    from monitoring.engine import open_engine
+    from monitoring.arms_read import Bounds, read_all
     from monitoring.performance_page import page
     from monitoring.remembering import remember
     from monitoring.times import length_us, moment_us
-    from monitoring.versions import present, versions
+    from monitoring.versions import present
 
     asked_every = _every(every)
     window_us = length_us("--label-window", label_window)
-    span = Span(moment_us("--since", since), moment_us("--until", until))
-    opened = open_engine(lake, engine)
-    there = held(opened, model, span)
-    known = versions(store, model, {who.version for who in there})
+    bounds = Bounds(moment_us("--since", since), moment_us("--until", until))
+    read = read_all(lake, engine, store, model, bounds, features=bool(segment))
     asked = measured.Asked(
         every=asked_every,
         label_window_us=window_us,
@@ -82,12 +79,10 @@ def performance(
         margin=margin,
         segments=tuple(segment or ()),
         calibrate=calibrate,
-        present=present(store, model, known),
+        present=present(store, model, read.known),
     )
-    walked = walk(opened, model, known, span)
-    read = read_arms(opened, model, there, known, span, features=bool(segment))
-    manifests = {name: version.manifest for name, version in known.items()}
-    found = measured.performance(model, read.arms, manifests, asked, walked=walked, left_out=read.left_out)
+    manifests = {name: version.manifest for name, version in read.known.items()}
+    found = measured.performance(model, read.arms, manifests, asked, walked=read.walked, left_out=read.left_out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "performance.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
     (out / "report.html").write_text(page(found), encoding="utf-8")

@@ -31,7 +31,9 @@ def test_weeks_of_a_real_market_come_out_of_the_lake_as_they_were_answered(
         assert estimate is not None
         assert 0.5 <= estimate <= 1
     assert windows[0].estimate.trust == "unverified"
-    assert {window.estimate.trust for window in windows[1:]} == {"trusted", "not trusted"}
+    trusts = {window.estimate.trust for window in windows[1:]}
+    assert trusts <= {"trusted", "not trusted"}
+    assert "not trusted" in trusts  # for what a price means does change here
     whole = len(done.scores) // A_WEEK
     assert [check.since_us for check in weeks.drift] == [window.since_us for window in windows[:whole]]
     assert np.mean([check.verdict == "drift" for check in weeks.drift]) > 0.9  # no week is like a whole season
