@@ -10,7 +10,7 @@ SECONDS ?= 60
 MINUTES ?= 10
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: help demo test clients check serve load bench bench-compile bench-shadow bench-overload soak prove kinds elec lock clean
+.PHONY: help demo test clients check serve load bench bench-compile bench-drift bench-lake bench-shadow bench-overload soak prove kinds elec lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -55,6 +55,12 @@ soak: $(READY) ## mixed traffic for MINUTES=10 while routes change: memory, desc
 
 bench-compile: $(READY) ## compiled forms beside the native library and the usual ONNX conversion; writes loadtests/results/compile.md
 	@$(BIN)/python -m compile.bench
+
+bench-lake: $(READY) ## compaction beside a plain write_table, the daily questions to ten million rows; writes loadtests/results/lake.md
+	@$(BIN)/python -m monitoring.lake_bench
+
+bench-drift: $(READY) ## drift: false alarms and power, beside Evidently's defaults; writes loadtests/results/drift.md
+	@$(BIN)/python -m monitoring.drift_bench
 
 prove: $(READY) $(CLIENTS) ## every law at full size; writes docs/prove.md and docs/kinds.md
 	@LAWS=full $(BIN)/python -m pytest --page=docs/prove.md --kinds=docs/kinds.md

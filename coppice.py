@@ -47,7 +47,7 @@ VERBS = {
     "compact": Verb("monitoring.cli:compact", "Watch", "Turn sealed traffic segments into the Parquet lake."),
     "outcomes": Verb("monitoring.cli:outcomes", "Watch", "Import what became of what was scored, from a file."),
     "reconcile": Verb("monitoring.cli:reconcile", "Watch", "Prove that served = logged + dropped + lost."),
-    "drift": Verb("monitoring.cli:drift", "Watch", "Compare logged traffic with the training data."),
+    "drift": Verb("monitoring.drift_cli:drift", "Watch", "Compare logged traffic with the training data."),
     "performance": Verb(
         "monitoring.performance_cli:performance", "Watch", "How good each arm was, by outcomes or an estimate."
     ),

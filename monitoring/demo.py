@@ -321,6 +321,7 @@ def _balance(places: Places, findings: Findings, name: str, asked: int) -> None:
 def _drift(places: Places, findings: Findings, name: str, span: tuple[str, str], title: str, *, expected: bool) -> None:
     out = places.folder / f"drift-{title}"
     call = ["drift", name, "--since", span[0], "--until", span[1], "--lake", str(places.lake), "--out", str(out)]
+    call += ["--checks", str(places.folder / "checks")]
     verb(places, call, allowed=(0, 1))
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     findings.add(f"drift, {title} window", summary["verdict"], out / "report.html")

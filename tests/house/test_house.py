@@ -141,6 +141,7 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (["models", "sync"], 2, "is no folder"),
         (["reconcile", "--traffic", "nowhere"], 2, "nowhere"),
         (["drift", "nothing"], 2, "nothing"),
+        (["drift", "nothing", "--last", "soon"], 2, "--last: 'soon'"),
         (["demo", "--data", "rows.csv"], 2, "--target"),
     ],
 )
