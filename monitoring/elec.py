@@ -201,12 +201,25 @@ def page(done: Replayed, weeks: Weeks, image: str, commit: str) -> str:
         "The repeater's line is why nothing is concluded from accuracy here: its labels follow each other, and a model that is "
         "never told them can't know. What the estimate and its trust are: [performance.md](performance.md).",
         "",
+        _why(weeks),
+        "",
         "| week | drift | AUC | estimate | |",
         "|---|---|---|---|---|",
         *(_row(n, window, _drift_of(weeks, window)) for n, window in enumerate(weeks.arm.windows, start=1)),
         "",
     ]
     return "\n".join(lines)
+
+
+def _why(weeks: Weeks) -> str:
+    """What the reference is, which makes the drift."""
+    names = [str(column["name"]) for check in weeks.drift[-1:] for column in check.found.get("columns", ())]
+    features = [name for name in names if name != "prediction"]
+    return (
+        "Each week is held against all of the training rows, half a year: that it differs is true, and alone no reason to act; which "
+        f"weeks the model was worse in, the labels say. It reads {len(features)} columns ({', '.join(features)}): the others never "
+        "changed in the first fifth, so that nothing could be learned from them."
+    )
 
 
 def _mean_auc(windows: Sequence[Window]) -> str:
