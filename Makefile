@@ -10,7 +10,7 @@ SECONDS ?= 60
 MINUTES ?= 10
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: help demo test clients check serve load bench bench-compile bench-drift bench-lake bench-shadow bench-overload soak prove kinds lock clean
+.PHONY: help demo test clients check serve load bench bench-compile bench-drift bench-lake bench-shadow bench-overload soak prove kinds elec lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -67,6 +67,9 @@ prove: $(READY) $(CLIENTS) ## every law at full size; writes docs/prove.md and d
 
 kinds: $(READY) ## each kind of model against its own library, at full size; writes docs/kinds.md
 	@LAWS=full $(BIN)/python -m pytest tests/compile/test_kinds.py --kinds=docs/kinds.md
+
+elec: $(READY) ## two years of a real market through the server: drift, performance, estimates by week; writes docs/elec.md
+	@$(BIN)/python -m monitoring.elec
 
 lock: $(READY) ## resolve requirements/*.txt anew from pyproject.toml
 	@for role in serve dev; do \

@@ -53,6 +53,9 @@ VERBS = {
     ),
     "alerts": Verb("monitoring.alerts_cli:alerts", "Watch", "Tell once what fires, by webhook, Slack or log."),
     "watch": Verb("monitoring.watch_cli:watch", "Watch", "Decide from the checks: retrain, wait, or investigate."),
+    "performance": Verb(
+        "monitoring.performance_cli:performance", "Watch", "How good each arm was, by outcomes or an estimate."
+    ),
     "demo": Verb("monitoring.demo:demo", "Watch", "The whole way, on built-in data or your own file."),
 }
 EXTRAS = {"training": "train", "compile": "train", "serving": "client", "monitoring": "monitor", "loadtests": "load"}

@@ -8,7 +8,8 @@ MonitoringError       exit code 2 on the command line
 ├── ServerSilent      a server whose metrics could not be read; names it
 ├── Busy              another run holds what this one needs
 ├── OutOfBalance      exit code 1: served is not logged + dropped + lost, or a row is there twice
-└── DriftFound        exit code 1: the verdict is drift
+├── DriftFound        exit code 1: the verdict is drift
+└── PerformanceDropped   exit code 1: an arm that serves is worse than its level
 """
 
 from __future__ import annotations
@@ -47,4 +48,8 @@ class OutOfBalance(MonitoringError):
 
 
 class DriftFound(MonitoringError):
+    exit_code = 1
+
+
+class PerformanceDropped(MonitoringError):
     exit_code = 1

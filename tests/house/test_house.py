@@ -104,7 +104,8 @@ def test_help_imports_no_package() -> None:
             "sign",
             "keys",
         ),
-        *("routes", "serve", "predict", "compact", "reconcile", "drift", "operations", "alerts", "watch", "demo"),
+        *("routes", "serve", "predict", "compact", "outcomes", "reconcile", "drift", "performance"),
+        *("operations", "alerts", "watch", "demo"),
     ],
 )
 def test_every_verb_explains_itself(verb: str) -> None:
