@@ -10,7 +10,7 @@ SECONDS ?= 60
 MINUTES ?= 10
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: help demo test clients check serve load bench bench-compile bench-shadow bench-overload soak prove kinds lock clean
+.PHONY: help demo test clients check serve load bench bench-compile bench-dashboard bench-drift bench-lake bench-shadow bench-overload soak prove kinds elec lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -56,11 +56,24 @@ soak: $(READY) ## mixed traffic for MINUTES=10 while routes change: memory, desc
 bench-compile: $(READY) ## compiled forms beside the native library and the usual ONNX conversion; writes loadtests/results/compile.md
 	@$(BIN)/python -m compile.bench
 
+bench-dashboard: $(READY) ## the page over 90 days of traffic in a real browser; writes loadtests/results/dashboard.md
+	@command -v chromium > /dev/null || { echo "make bench-dashboard needs chromium: apt-get install chromium" >&2; exit 2; }
+	@$(BIN)/python -m monitoring.dashboard_bench
+
+bench-lake: $(READY) ## compaction beside a plain write_table, the daily questions to ten million rows; writes loadtests/results/lake.md
+	@$(BIN)/python -m monitoring.lake_bench
+
+bench-drift: $(READY) ## drift: false alarms and power, beside Evidently's defaults; writes loadtests/results/drift.md
+	@$(BIN)/python -m monitoring.drift_bench
+
 prove: $(READY) $(CLIENTS) ## every law at full size; writes docs/prove.md and docs/kinds.md
 	@LAWS=full $(BIN)/python -m pytest --page=docs/prove.md --kinds=docs/kinds.md
 
 kinds: $(READY) ## each kind of model against its own library, at full size; writes docs/kinds.md
 	@LAWS=full $(BIN)/python -m pytest tests/compile/test_kinds.py --kinds=docs/kinds.md
+
+elec: $(READY) ## two years of a real market through the server: drift, performance, estimates by week; writes docs/elec.md
+	@$(BIN)/python -m monitoring.elec
 
 lock: $(READY) ## resolve requirements/*.txt anew from pyproject.toml
 	@for role in serve dev; do \

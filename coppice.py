@@ -47,7 +47,15 @@ VERBS = {
     "compact": Verb("monitoring.cli:compact", "Watch", "Turn sealed traffic segments into the Parquet lake."),
     "outcomes": Verb("monitoring.cli:outcomes", "Watch", "Import what became of what was scored, from a file."),
     "reconcile": Verb("monitoring.cli:reconcile", "Watch", "Prove that served = logged + dropped + lost."),
-    "drift": Verb("monitoring.cli:drift", "Watch", "Compare logged traffic with the training data."),
+    "drift": Verb("monitoring.drift_cli:drift", "Watch", "Compare logged traffic with the training data."),
+    "operations": Verb(
+        "monitoring.operations_cli:operations", "Watch", "Traffic, latency and errors over time, or live."
+    ),
+    "alerts": Verb("monitoring.alerts_cli:alerts", "Watch", "Tell once what fires, by webhook, Slack or log."),
+    "watch": Verb("monitoring.watch_cli:watch", "Watch", "Decide from the checks: retrain, wait, or investigate."),
+    "performance": Verb(
+        "monitoring.performance_cli:performance", "Watch", "How good each arm was, by outcomes or an estimate."
+    ),
     "dashboard": Verb("monitoring.dashboard_cli:dashboard", "Watch", "Show all of it on one page, in a browser."),
     "demo": Verb("monitoring.demo:demo", "Watch", "The whole way, on built-in data or your own file."),
 }

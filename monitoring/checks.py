@@ -67,8 +67,12 @@ def read(folder: Path, kind: str, model: str | None = None) -> list[Check]:
 
 
 def latest(checks: Iterable[Check]) -> list[Check]:
-    """The newest look at each window of each version, in the order of windows."""
-    newest = {(check.model, check.version, check.since_us, check.until_us): check for check in checks}
+    """The newest look at each window of each version - of each arm and role of it, where checks tell those apart - in the
+    order of windows."""
+    newest = {
+        (check.model, check.version, *map(check.found.get, ("arm", "role")), check.since_us, check.until_us): check
+        for check in checks
+    }
     return sorted(newest.values(), key=lambda check: (check.since_us, check.until_us, check.version))
 
 

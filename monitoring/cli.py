@@ -1,18 +1,20 @@
-"""The verbs of the lake: `coppice compact`, `coppice outcomes`, `coppice reconcile`, `coppice drift`."""
+"""The verbs of the lake: `coppice compact`, `coppice outcomes`, `coppice reconcile`."""
 
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from monitoring.errors import DriftFound, MonitoringError, OutOfBalance
+from monitoring.errors import MonitoringError, OutOfBalance
 
 Traffic = Annotated[Path, typer.Option(envvar="COPPICE_TRAFFIC", help="folder of the traffic log")]
 Lake = Annotated[str, typer.Option(help="the Parquet lake: a folder, or s3://BUCKET/PREFIX")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="who answers: duckdb, or a Spark: local[2], spark://HOST:PORT, sc://HOST:PORT")
+]
 Store = Annotated[Path, typer.Option(envvar="COPPICE_STORE", help="release store")]
 
 
@@ -96,83 +98,3 @@ def reconcile(traffic: Traffic = Path("var/traffic"), lake: Lake = "var/lake") -
             typer.echo(f"  {writer.writer}: lost {writer.lost:,}, dropped {writer.dropped:,}; absent seq: {where}")
     if books.faults:
         raise OutOfBalance("; ".join(books.faults))
-
-
-def drift(
-    model: Annotated[str, typer.Argument(help="the model's name")],
-    arm: Annotated[str, typer.Option(help="the arm of the present routes whose bundle is the reference")] = "champion",
-    bundle: Annotated[str | None, typer.Option(help="digest of the bundle, instead of an arm's")] = None,
-    since: Annotated[
-        str | None, typer.Option(help="from this time on (ISO 8601, UTC unless it says otherwise)")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="before this time")] = None,
-    share: Annotated[float, typer.Option(min=0, max=1, help="share of drifted features that makes a drift")] = 0.2,
-    out: Annotated[Path, typer.Option(help="folder for report.html and summary.json")] = Path("var/drift"),
-    store: Store = Path("var/releases"),
-    lake: Lake = "var/lake",
-) -> None:
-    """Compare the traffic that a model served with what it was trained on.
-
-    Exit code 0: no drift; 1: drift; 2: too little data, or bad input.
-
-    \b
-        coppice drift churn
-        coppice drift churn --since 2026-01-31T00:00 --until 2026-02-01T00:00 --out reports/january-31
-    """
-    import io
-
-    import pandas as pd
-    import pyarrow.compute as pc
-
-    from compile.bundle import REFERENCE, load, locate, read
-    from monitoring.drift import find_drift
-    from monitoring.lake import window
-    from serving.routes import read as read_routes
-
-    digest = bundle or read_routes(store, model).arms.get(arm)
-    if digest is None:
-        raise MonitoringError(f"--arm: {model!r} has no arm {arm!r}")
-    folder = locate(store, digest)
-    manifest = read(folder)
-    if not (folder / REFERENCE).exists():
-        raise MonitoringError(f"{folder}: holds no {REFERENCE}; compile the model from the registry to have one")
-    rows = window(
-        lake,
-        model,
-        since_us=_micros("--since", since),
-        until_us=_micros("--until", until),
-        columns=["ts_us", "features", "score", "scores", "schema", "status", "version", "role"],
-        where=(pc.field("version") == manifest.version) & (pc.field("role") == "served"),
-    )
-    found = find_drift(
-        manifest.schema,
-        pd.read_parquet(io.BytesIO(load(folder, manifest, REFERENCE))),
-        rows,
-        model=model,
-        version=manifest.version,
-        out=out,
-        outputs=manifest.outputs,
-        share=share,
-    )
-    for column in found.columns:
-        mark = "DRIFT" if column.drifted else "-"
-        score = "" if column.score is None else f"{column.score:.4g} against {column.threshold:.4g}, {column.method}"
-        gaps = (
-            f", missing {column.missing_reference:.1%} -> {column.missing_window:.1%}" if column.missing_drifted else ""
-        )
-        typer.echo(f"  {column.name:<24} {mark:<6} {score}{gaps}{column.note and '; ' + column.note}")
-    typer.echo(f"{found.verdict}: {found.reason}")
-    typer.echo(f"{found.window_rows:,} rows against {found.reference_rows:,}: {out / 'report.html'}")
-    if found.found:
-        raise DriftFound(f"{model}: {found.reason}")
-
-
-def _micros(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise MonitoringError(f"{option}: {text!r} is not a time such as 2026-01-31T09:30") from None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return round(when.timestamp() * 1_000_000)

@@ -11,10 +11,13 @@ Outcomes go the same way, into folders by the day on which they were received.
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ import pyarrow.compute as pc
 
 from monitoring.lake import HOUR_US, OUTCOMES, visible
 from monitoring.lake_files import LakeFiles, open_files, put_table, read_table
-from monitoring.segments import finished, live_writers, outcomes_of, rows_of
+from monitoring.segments import finished, live_writers, outcomes_of, rows_of, writer_of
 
 
 @dataclass
@@ -39,25 +42,27 @@ class Compacted:
     damaged: list[str] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
 
+    def add(self, other: Compacted) -> None:
+        for told in fields(self):
+            setattr(self, told.name, getattr(self, told.name) + getattr(other, told.name))
+
 
 def compact(traffic: Path, lake: str | Path) -> Compacted:
-    """Move every finished segment into the lake. Idempotent; a second run at the same time waits for the first."""
+    """Move every finished segment into the lake. Idempotent; a second run at the same time waits for the first.
+
+    Writers' segments are taken side by side, a writer's own one after the other: each may hold rows that another has.
+    """
     files, done = open_files(lake), Compacted()
     traffic.mkdir(parents=True, exist_ok=True)
-    with _alone(traffic):
+    with _alone(traffic), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as several:
         alive = live_writers(traffic)
-        for path, salvage in finished(traffic, ".seg", alive):
-            rows, bad_bytes, torn_tail = rows_of(path)
-            done.segments += 1
-            done.salvaged += salvage
-            if rows is not None:
-                _take(files, path, by_hour(rows), done)
-            _end(path, bad_bytes, salvage and torn_tail, done)
+        segments = sorted(finished(traffic, ".seg", alive), key=lambda found: writer_of(found[0]))
+        by_writer = [list(found) for _, found in groupby(segments, key=lambda found: writer_of(found[0]))]
+        for taken in several.map(lambda found: [_segment(files, *each) for each in found], by_writer):
+            for part in taken:
+                done.add(part)
         for path, salvage in finished(traffic / "outcomes", ".out", alive):
-            outcomes, bad_bytes = outcomes_of(path)
-            done.outcomes += len(outcomes)
-            _take_outcomes(files, path.stem, outcomes, done)
-            _end(path, bad_bytes, salvage, done)
+            done.add(_outcomes(files, path, salvage))
     return done
 
 
@@ -74,10 +79,10 @@ def by_hour(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """(folder of the lake, its rows without the column `model`, in the order in which they were put)."""
     hours = pc.divide(rows.column("ts_us"), HOUR_US).to_numpy()
     models, names = _numbered(rows.column("model"))
-    for model, hour in np.unique(np.stack([models, hours]), axis=1).T.tolist():
+    for model, hour in sorted(set(zip(*np.divmod(np.unique(models << 32 | hours), 1 << 32), strict=True))):
         mine = (models == model) & (hours == hour)
         chosen = rows if mine.all() else rows.filter(pa.array(mine))
-        when = datetime.fromtimestamp(hour * 3600, UTC)
+        when = datetime.fromtimestamp(int(hour) * 3600, UTC)
         yield f"model={names[model]}/date={when:%Y-%m-%d}/hour={when:%H}", chosen.drop_columns(["model"])
 
 
@@ -88,20 +93,27 @@ def by_day(outcomes: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         yield f"{OUTCOMES}/date={when:%Y-%m-%d}", outcomes.filter(pc.equal(days, day))
 
 
-def _take(files: LakeFiles, segment: Path, hours: Iterator[tuple[str, pa.Table]], done: Compacted) -> None:
-    for folder, rows in hours:
-        part = f"{folder}/part-{segment.stem}.parquet"
-        fresh = _without_known(files, folder, part, rows)
-        done.duplicates += len(rows) - len(fresh)
+def _segment(files: LakeFiles, path: Path, salvage: bool) -> Compacted:
+    done = Compacted(segments=1, salvaged=int(salvage))
+    rows, bad_bytes, torn_tail = rows_of(path)
+    for folder, found in by_hour(rows) if rows is not None else ():
+        part = f"{folder}/part-{path.stem}.parquet"
+        fresh = _without_known(files, folder, part, found)
+        done.duplicates += len(found) - len(fresh)
         if len(fresh):
             put_table(files, part, fresh)
             done.rows += len(fresh)
             done.parts.append(part)
+    _end(path, bad_bytes, salvage and torn_tail, done)
+    return done
 
 
-def _take_outcomes(files: LakeFiles, name: str, outcomes: pa.Table, done: Compacted) -> None:
+def _outcomes(files: LakeFiles, path: Path, salvage: bool) -> Compacted:
     """A second copy of an outcome would count for no more than the first: none is looked for."""
-    done.parts += put_outcomes(files, name, outcomes)
+    outcomes, bad_bytes = outcomes_of(path)
+    done = Compacted(outcomes=len(outcomes), parts=put_outcomes(files, path.stem, outcomes))
+    _end(path, bad_bytes, salvage, done)
+    return done
 
 
 def _end(path: Path, bad_bytes: int, torn_is_expected: bool, done: Compacted) -> None:

@@ -105,7 +105,7 @@ def demo(
     _train(places, findings, name, data, target)
     digests = _release(places, findings, name)
     calm, drifted = _rows(places, name, digests["champion"], own=data is not None)
-    server = _Server(places, name)
+    server = Server(places, name)
     try:
         findings.add("server ready", f"{server.ready_s:.2f} s, {server.workers} workers", server.log)
         checked = _check_answers(places, name, server.address, calm)
@@ -131,8 +131,8 @@ def _train(places: Places, findings: Findings, name: str, data: Path | None, tar
             call += ["--data", str(data), "--target", str(target), "--name", name]
         if alias == "challenger":
             call += ["--schema-from", f"{name}@champion"]
-        _verb(places, call)
-    listed = _verb(places, ["models", "--json"], quiet=True).splitlines()
+        verb(places, call)
+    listed = verb(places, ["models", "--json"], quiet=True).splitlines()
     for version in map(json.loads, reversed([line for line in listed if line.startswith("{")])):
         figures = f"accuracy {version['accuracy']}, AUC {version['roc_auc']} on the holdout"
         findings.add(
@@ -147,7 +147,7 @@ def _release(places: Places, findings: Findings, name: str) -> dict[str, str]:
 
     digests = {}
     for alias in ("champion", "challenger"):
-        printed = _verb(places, ["compile", f"{name}@{alias}"]).split()
+        printed = verb(places, ["compile", f"{name}@{alias}"]).split()
         digests[alias] = printed[-1] if printed and DIGEST.match(printed[-1]) else ""
         if not digests[alias]:
             raise DemoFailed(f"coppice compile {name}@{alias} printed no digest")
@@ -158,7 +158,7 @@ def _release(places: Places, findings: Findings, name: str) -> dict[str, str]:
     call = ["routes", "publish", name, "--split", "champion=50,challenger=50", "--note", "demo"]
     for alias, digest in digests.items():
         call += ["--arm", f"{alias}={digest}"]
-    _verb(places, [*call, "--shadow", f"candidate={digests['challenger']}:0.25"])
+    verb(places, [*call, "--shadow", f"candidate={digests['challenger']}:0.25"])
     return digests
 
 
@@ -166,8 +166,8 @@ def _rows(places: Places, name: str, champion: str, *, own: bool) -> tuple[Path,
     """Bodies to send: like the training data, and drifted. Of one's own table: the holdout, and its upper half by score."""
     calm, drifted = places.folder / "calm.jsonl", places.folder / "drifted.jsonl"
     if not own:
-        _verb(places, ["simulate", "--rows", "20000", "--seed", "1001", "--out", str(calm)])
-        _verb(places, ["simulate", "--rows", "5000", "--seed", "1002", "--covariate-drift", "1", "--out", str(drifted)])
+        verb(places, ["simulate", "--rows", "20000", "--seed", "1001", "--out", str(calm)])
+        verb(places, ["simulate", "--rows", "5000", "--seed", "1002", "--covariate-drift", "1", "--out", str(drifted)])
         return calm, drifted
     import numpy as np
     import pandas as pd
@@ -212,13 +212,13 @@ def _ask(url: str, body: bytes) -> Any:
         return json.load(answer)
 
 
-class _Server:
+class Server:
     """`coppice serve` as a process of its own, one worker a core, on a free port."""
 
     def __init__(self, places: Places, name: str) -> None:
         self.log = places.folder / "serve.log"
         call = [sys.executable, "-m", "coppice", "serve", "--model", name, "--port", "0"]
-        _say("coppice serve --model " + name)
+        say("coppice serve --model " + name)
         with self.log.open("wb") as out:
             self._process = subprocess.Popen(call, env=places.environment, stderr=out, stdout=out)
         deadline = perf_counter() + 60
@@ -274,7 +274,7 @@ def _load(
         "--summary",
         str(folder / "summary.json"),
     ]
-    _say(f"locust: {rate:g} requests/s for {seconds} s through /predict/ab, {title} rows")
+    say(f"locust: {rate:g} requests/s for {seconds} s through /predict/ab, {title} rows")
     ran = subprocess.run(
         call, env=places.environment, capture_output=True, text=True, timeout=seconds + 120, check=False
     )
@@ -304,8 +304,8 @@ def _balance(places: Places, findings: Findings, name: str, asked: int) -> None:
     from monitoring.reconcile import reconcile
 
     both = ["--traffic", str(places.traffic), "--lake", str(places.lake)]
-    _verb(places, ["compact", *both])
-    _verb(places, ["reconcile", *both])
+    verb(places, ["compact", *both])
+    verb(places, ["reconcile", *both])
     books = reconcile(places.traffic, places.lake)
     dropped, lost = books.total("dropped"), books.total("lost")
     told = f"{books.total('served'):,} = {books.total('logged'):,} + {dropped:,} + {lost:,}"
@@ -321,17 +321,18 @@ def _balance(places: Places, findings: Findings, name: str, asked: int) -> None:
 def _drift(places: Places, findings: Findings, name: str, span: tuple[str, str], title: str, *, expected: bool) -> None:
     out = places.folder / f"drift-{title}"
     call = ["drift", name, "--since", span[0], "--until", span[1], "--lake", str(places.lake), "--out", str(out)]
-    _verb(places, call, allowed=(0, 1))
+    call += ["--checks", str(places.folder / "checks")]
+    verb(places, call, allowed=(0, 1))
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     findings.add(f"drift, {title} window", summary["verdict"], out / "report.html")
     if (summary["verdict"] == "drift") != expected:
         raise DemoFailed(f"the {title} window: {summary['verdict']}: {summary['reason']}")
 
 
-def _verb(places: Places, call: Sequence[str], *, quiet: bool = False, allowed: tuple[int, ...] = (0,)) -> str:
+def verb(places: Places, call: Sequence[str], *, quiet: bool = False, allowed: tuple[int, ...] = (0,)) -> str:
     """Run `coppice ...` as a user would; its output, which is passed on line by line unless quiet."""
     if not quiet:
-        _say("coppice " + " ".join(part if len(part) < 64 else part[:20] + "..." for part in call))
+        say("coppice " + " ".join(part if len(part) < 64 else part[:20] + "..." for part in call))
     full = [sys.executable, "-m", "coppice", *call]
     lines = []
     with subprocess.Popen(full, env=places.environment, stdout=subprocess.PIPE, text=True) as process:
@@ -345,5 +346,5 @@ def _verb(places: Places, call: Sequence[str], *, quiet: bool = False, allowed: 
     return "".join(lines)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     typer.echo(f"\n$ {text}")

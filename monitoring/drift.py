@@ -1,76 +1,95 @@
-"""Has the traffic moved away from what the model was trained on? Evidently's tests, guarded against their known failures.
+"""Has the traffic moved away from what the model was trained on? One window against the reference, column by column.
 
 The window is what the lake says was served; the reference is the training sample that travels in the bundle, with the
-model's own predictions. Both pass through the model's schema first, so that the same value looks the same on both sides.
+model's own predictions. Both are encoded by the model's schema (`monitoring.sides`), so that the same value looks the same.
 
-The method is chosen by the smaller side: below 1,000 rows a distance such as Wasserstein's alarms on noise, so
-Kolmogorov-Smirnov and chi-square decide there, at 0.05 shared among the columns (Bonferroni); from 1,000 rows on the
-distances (Wasserstein over the standard deviation, Jensen-Shannon) decide at 0.1, since a p-value would then alarm on
-differences that nobody cares about. Those tests leave missing values out, so each column's missing share has a test of
-its own: two proportions, pooled z, at 0.05 shared among the columns, and at least MISSING_SHARE apart. A column that
-can't be tested (empty, or not in the window) is reported as such and stops no other.
+Everything that a window is asked is one family (`monitoring.family`): of windows from the reference's own population at
+most 5 % alarm. The prediction's tests have a fifth of that level (`PREDICTION_LEVEL`), the features' the rest, half of it
+in equal parts and half by how much the prediction depends on each (`monitoring.importance`). Within a column the values'
+test has four fifths; the others (missing, infinite, new category) share the rest where they have anything to look at.
+A test is passed over only by what both sides hold together, which leaves the level as it is.
+
+A column drifted where a test's adjusted p-value is at most ALPHA and its effect is large enough to matter (`FLOORS`).
+
+Verdict: drift where the prediction drifted, or where the features that did carry at least `share` of the importance: if
+not said otherwise, as much as a feature has on average. So one feature that matters is enough, and one that the model
+hardly looks at is told and alarms nobody.
 
 The prediction is the score: a probability, a value, an outlier's score. Of a model of several outputs (class probabilities,
 targets) each has a column `prediction[name]`, on both sides, and the prediction drifted where one of them did.
 
-Verdict: drift, where the prediction drifted, or at least `share` of the columns did.
+`Drift` as JSON is `summary.json`, whose fields are told at the classes below.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import NormalDist
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from monitoring.errors import MonitoringError, TooLittleData
-from training.features import FeatureSchema, Matrix, decode_matrix, encode_frame
+from monitoring.errors import TooLittleData
+from monitoring.family import (
+    ALPHA,
+    Floats,
+    Kind,
+    Member,
+    adjusted,
+    categories_differ,
+    new_category,
+    numbers_differ,
+    shares_differ,
+)
+from monitoring.sides import Side, prediction_columns
+from training.features import Feature, FeatureSchema
 
-PREDICTION = "prediction"
-MISSING = "(missing)"
-DISTANCE_ROWS = 1_000
-MAX_ROWS = 50_000
 MIN_ROWS = 100
-ALPHA = 0.05
-DISTANCE = 0.1
-MISSING_SHARE = 0.02
-SHARE = 0.2
+PREDICTION_LEVEL = 0.2
+EQUALLY = 0.4  # of the features' level
+VALUES_LEVEL = 0.8  # of a column's level, where it has other tests
+NAMED = 8  # features in a reason
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column's findings. `score` is a p-value or a distance, as `method` says; None where it can't be tested."""
+    """One column's findings.
+
+    weight: the share of the importance, 0 to 1; of a prediction None. found: the tests that found drift.
+    p: the smallest adjusted p-value of the column's tests, to be held against 0.05. effect: the largest share of rows that
+    any of its tests would have to change. None where nothing could be tested; then `note` says why.
+    missing_reference, missing_window: shares of missing values.
+    """
 
     name: str
+    weight: float | None
     drifted: bool
-    method: str
-    score: float | None
-    threshold: float | None
+    found: tuple[Kind, ...]
+    p: float | None
+    effect: float | None
     missing_reference: float
     missing_window: float
-    missing_drifted: bool
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Drift:
+    """One window's finding; the predictions' columns first.
+
+    window_rows: all rows of the window; used_rows: those compared, fewer where it was sampled.
+    importance_drifted: the share of the importance that drifted features carry; share: from which on that is drift.
+    """
+
     verdict: Literal["drift", "no drift"]
     reason: str
     model: str
     version: str
     reference_rows: int
     window_rows: int
-    sampled: bool
+    used_rows: int
+    prediction_drifted: bool
+    importance_drifted: float
+    share: float
     columns: tuple[Column, ...]
 
     @property
@@ -80,186 +99,145 @@ class Drift:
 
 def find_drift(
     schema: FeatureSchema,
-    reference: pd.DataFrame,
-    traffic: pa.Table,
+    known: Side,
+    now: Side,
     *,
     model: str,
     version: str,
-    out: Path,
     outputs: Sequence[str] = (),
-    share: float = SHARE,
-    seed: int = 0,
+    weights: Mapping[str, float] | None = None,
+    share: float | None = None,
 ) -> Drift:
-    """Compare, and write `report.html` and `summary.json` into `out`.
+    """Judge one window, `now`. `weights`: each feature's share of the importance, in sum 1; without them, all alike.
 
-    `reference`: raw columns and the predictions' (`prediction_columns`); `traffic`: rows of the lake with `features`,
-    `score`, `schema`, and `scores` where there are several `outputs`. Raises TooLittleData below MIN_ROWS on either side,
-    MonitoringError for a reference that lacks a prediction.
+    Raises TooLittleData below MIN_ROWS on either side.
     """
-    predictions = prediction_columns(outputs)
-    lacking = [name for name in predictions if name not in reference.columns]
-    if lacking:
-        raise MonitoringError(f"{model} version {version}: its reference has no column {lacking[0]!r}")
-    traffic = traffic.filter((pc.field("schema") == schema.fingerprint) & (pc.field("status") == 200))
-    if min(len(traffic), len(reference)) < MIN_ROWS:
+    if min(known.rows, now.rows) < MIN_ROWS:
         raise TooLittleData(
-            f"{model} version {version}: {len(traffic):,} rows in the window and {len(reference):,} in the reference; "
+            f"{model} version {version}: {now.rows:,} rows in the window and {known.rows:,} in the reference; "
             f"at least {MIN_ROWS} of each are needed. Widen --since/--until, or run coppice compact first"
         )
-    rng = np.random.default_rng(seed)
-    sampled = max(len(traffic), len(reference)) > MAX_ROWS
-    if len(traffic) > MAX_ROWS:
-        traffic = traffic.take(np.sort(rng.choice(len(traffic), MAX_ROWS, replace=False)))
-    if len(reference) > MAX_ROWS:
-        reference = reference.sample(MAX_ROWS, random_state=seed)
-    width = schema.width
-    scores = _lists(traffic, "scores", len(predictions)) if len(predictions) > 1 else traffic.column("score").to_numpy()
-    current = _frame(schema, _lists(traffic, "features", width), predictions, scores)
-    known = _frame(schema, encode_frame(schema, reference), predictions, reference[predictions].to_numpy(np.float64))
-    columns, html = _compare(schema, predictions, known, current)
-    drifted = [column.name for column in columns[len(predictions) :] if column.drifted]
-    moved = [column.name for column in columns[: len(predictions)] if column.drifted]
-    told = f": {', '.join(moved)}" if len(predictions) > 1 else ""
-    reasons = [f"the prediction drifted{told}"] if moved else []
-    if len(drifted) >= share * width:
-        reasons.append(f"{len(drifted)} of {width} features drifted: {', '.join(drifted)}")
-    few = f"{len(drifted)} of {width} features drifted, fewer than {share:.0%}; the prediction did not"
-    finding = Drift(
+    carried = dict(weights) if weights is not None else dict.fromkeys(schema.names, 1 / schema.width)
+    predictions = prediction_columns(outputs)
+    tests = [
+        test for name in predictions for test in _tests(name, None, known, now, PREDICTION_LEVEL / len(predictions))
+    ]
+    for feature in schema.features:
+        level = EQUALLY / schema.width + (1 - EQUALLY) * carried[feature.name]
+        tests += _tests(feature.name, feature, known, now, (1 - PREDICTION_LEVEL) * level)
+    values = adjusted(tests)
+    columns = [
+        _column(
+            name,
+            carried.get(name),
+            known,
+            now,
+            [(t, p) for t, p in zip(tests, values, strict=True) if t.column == name],
+        )
+        for name in (*predictions, *schema.names)
+    ]
+    limit = 1 / schema.width if share is None else share
+    return _judged(columns, len(predictions), limit, known, now, model, version)
+
+
+def _judged(
+    columns: Sequence[Column], predictions: int, share: float, known: Side, now: Side, model: str, version: str
+) -> Drift:
+    moved = [column.name for column in columns[:predictions] if column.drifted]
+    features = sorted((c for c in columns[predictions:] if c.drifted), key=lambda c: -(c.weight or 0.0))
+    carried = sum(column.weight or 0.0 for column in features)
+    reasons = []
+    if moved:
+        reasons.append("the prediction drifted" + (f": {', '.join(moved)}" if predictions > 1 else ""))
+    told = _told([column.name for column in features], len(columns) - predictions, carried)
+    if features and carried >= share * (1 - 1e-9):
+        reasons.append(told)
+    calm = f"{told}, less than {share:.1%}; the prediction did not drift" if features else "nothing drifted"
+    return Drift(
         verdict="drift" if reasons else "no drift",
-        reason="; ".join(reasons) or few,
+        reason="; ".join(reasons) or calm,
         model=model,
         version=version,
-        reference_rows=len(known),
-        window_rows=len(current),
-        sampled=sampled,
+        reference_rows=known.rows,
+        window_rows=now.of_rows,
+        used_rows=now.rows,
+        prediction_drifted=bool(moved),
+        importance_drifted=carried,
+        share=share,
         columns=tuple(columns),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.html").write_text(html, encoding="utf-8")
-    (out / "summary.json").write_text(json.dumps(asdict(finding), indent=1), encoding="utf-8")
-    return finding
 
 
-def prediction_columns(outputs: Sequence[str]) -> list[str]:
-    """The reference's columns of a model's predictions.
-
-    >>> prediction_columns(["value"]), prediction_columns(["cat", "dog"])
-    (['prediction'], ['prediction[cat]', 'prediction[dog]'])
-    """
-    return [f"{PREDICTION}[{name}]" for name in outputs] if len(outputs) > 1 else [PREDICTION]
+def _told(names: Sequence[str], width: int, carried: float) -> str:
+    listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return f"{len(names)} of {width} features drifted ({listed}), which carry {carried:.0%} of the importance"
 
 
-def _lists(traffic: pa.Table, name: str, width: int) -> Matrix:
-    flat = traffic.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, dtype=np.float64).reshape(-1, width)
+def _column(name: str, weight: float | None, known: Side, now: Side, tests: Sequence[tuple[Member, float]]) -> Column:
+    found = tuple(test.kind for test, p in tests if p <= ALPHA and test.matters)
+    return Column(
+        name=name,
+        weight=weight,
+        drifted=bool(found),
+        found=found,
+        p=min((p for _, p in tests), default=None),
+        effect=max((test.effect for test, _ in tests), default=None),
+        missing_reference=_missing(known, name),
+        missing_window=_missing(now, name),
+        note=_note(name, known, now),
+    )
 
 
-def _frame(schema: FeatureSchema, matrix: Matrix, predictions: list[str], scores: Any) -> pd.DataFrame:
-    """One side, the predictions first. Categories and booleans are text; their missing values are a category."""
-    frame = pd.DataFrame(np.reshape(scores, (len(matrix), -1)), columns=predictions, dtype=np.float64)
-    for feature, values in zip(schema.features, decode_matrix(schema, matrix).values(), strict=True):
-        if feature.kind == "number":
-            frame[feature.name] = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+def _tests(name: str, feature: Feature | None, known: Side, now: Side, level: float) -> list[Member]:
+    """The tests that a column gives rise to; none of one that the reference lacks. `feature`: None is a prediction."""
+    if name in known.absent:
+        return []
+    before, after = known.columns[name], now.columns[name]
+    shares: list[tuple[Kind, float, float]] = []
+    gaps: list[tuple[Kind, int, int]] = [
+        ("missing", int(np.isnan(before).sum()), int(np.isnan(after).sum())),
+        ("infinite", int(np.isinf(before).sum()), int(np.isinf(after).sum())),
+    ]
+    for kind, *hits in gaps:
+        if any(hits):
+            shares.append((kind, *shares_differ(hits[0], len(before), hits[1], len(after))))
+    before, after = before[np.isfinite(before)], after[np.isfinite(after)]
+    values: list[tuple[Kind, float, float]] = []
+    if len(before) and len(after):
+        if feature is None or feature.kind == "number":
+            values.append(("values", *numbers_differ(before, after)))
         else:
-            frame[feature.name] = [MISSING if value is None else str(value) for value in values]
-    return frame
+            counts = _counts(feature, before), _counts(feature, after)
+            values.append(("values", *categories_differ(*counts)))
+            if feature.kind == "category":
+                shares.append(("new category", *new_category(*counts)[:2]))
+    main = VALUES_LEVEL if shares else 1.0
+    rest = (1 - main if values else 1.0) / max(1, len(shares))
+    return [Member(name, kind, p, effect, level * main) for kind, p, effect in values] + [
+        Member(name, kind, p, effect, level * rest) for kind, p, effect in shares
+    ]
 
 
-def _compare(
-    schema: FeatureSchema, predictions: list[str], known: pd.DataFrame, current: pd.DataFrame
-) -> tuple[list[Column], str]:
-    numbers = [*predictions, *(feature.name for feature in schema.features if feature.kind == "number")]
-    small = min(len(known), len(current)) < DISTANCE_ROWS
-    each = ALPHA / known.shape[1]
-    untestable: dict[str, str] = {}
-    for name in numbers:
-        if known[name].notna().sum() < 2 or current[name].notna().sum() < 2:
-            untestable[name] = "no values on one side"
-    testable = [name for name in known.columns if name not in untestable]
-    scores, html = _evidently(known, current, testable, numbers, small=small, each=each)
-    columns = []
-    for name in known.columns:
-        before, now = _missing(known[name]), _missing(current[name])
-        missing = _shares_differ(before, len(known), now, len(current), each)
-        method, score, threshold, drifted = scores.get(name, ("none", None, None, False))
-        note = untestable.get(name, "" if name in scores else "could not be tested")
-        columns.append(Column(name, drifted or missing, method, score, threshold, before, now, missing, note))
-    return columns, html
+def _counts(feature: Feature, codes: Floats) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """By code; the last is what the schema calls `other`."""
+    width = max(2, len(feature.categories) + 1)
+    return np.bincount(np.clip(codes, 0, width - 1).astype(np.int64), minlength=width)
 
 
-def _evidently(
-    known: pd.DataFrame,
-    current: pd.DataFrame,
-    names: Sequence[str],
-    numbers: Sequence[str],
-    *,
-    small: bool,
-    each: float,
-) -> tuple[dict[str, tuple[str, float | None, float | None, bool]], str]:
-    """(method, score, threshold, drifted) by column, and the report. A column that fails is left out and tried without."""
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # deprecations inside Evidently and its dependencies, which are not ours to mend
-        from evidently import DataDefinition, Dataset, Report
-        from evidently.metrics import ValueDrift
-
-        def run(columns: Sequence[str]) -> Any:
-            definition = DataDefinition(
-                numerical_columns=[name for name in columns if name in numbers],
-                categorical_columns=[name for name in columns if name not in numbers],
-            )
-            tests = []
-            for name in columns:
-                method = (
-                    ("ks" if small else "wasserstein")
-                    if name in numbers
-                    else ("chisquare" if small else "jensenshannon")
-                )
-                tests.append(ValueDrift(column=name, method=method, threshold=each if small else DISTANCE))
-            sides = [Dataset.from_pandas(side[list(columns)], data_definition=definition) for side in (current, known)]
-            return Report(tests, include_tests=True).run(sides[0], sides[1])
-
-        try:
-            snapshot = run(names)
-        except Exception:  # one column's failure ends the whole report: find which, and go on without them
-            names = [name for name in names if _runs(run, name)]
-            if not names:
-                raise
-            snapshot = run(names)
-        found = snapshot.dict()
-        html = snapshot.get_html_str(as_iframe=False)
-    values = {metric["id"]: metric["value"] for metric in found["metrics"]}
-    scores: dict[str, tuple[str, float | None, float | None, bool]] = {}
-    for test in found["tests"]:
-        told = test["metric_config"]["params"]
-        score = float(values[test["metric_config"]["metric_id"]])
-        scores[told["column"]] = (
-            str(told["method"]),
-            score,
-            float(told["threshold"]),
-            str(test["status"]).endswith("FAIL"),
-        )
-    return scores, str(html)
+def _missing(side: Side, name: str) -> float:
+    return float(np.isnan(side.columns[name]).mean())
 
 
-def _runs(run: Any, name: str) -> bool:
-    try:
-        run([name])
-    except Exception:
-        return False
-    return True
-
-
-def _missing(column: pd.Series[Any]) -> float:
-    return float((column.isna() | (column == MISSING)).mean())
-
-
-def _shares_differ(before: float, rows_before: int, now: float, rows_now: int, alpha: float) -> bool:
-    """Two-sided pooled z test of two proportions."""
-    if abs(before - now) < MISSING_SHARE:
-        return False
-    pooled = (before * rows_before + now * rows_now) / (rows_before + rows_now)
-    error = math.sqrt(pooled * (1 - pooled) * (1 / rows_before + 1 / rows_now))
-    return error > 0 and 2 * (1 - NormalDist().cdf(abs(before - now) / error)) < alpha
+def _note(name: str, known: Side, now: Side) -> str:
+    if name in known.absent:
+        return f"not compared: {known.absent[name]}"
+    notes = [f"in the window: {now.absent[name]}"] if name in now.absent else []
+    for side, title in ((known, "reference"), (now, "window")):
+        present = side.columns[name][~np.isnan(side.columns[name])]
+        if not len(present):
+            notes.append(f"no values in the {title}")
+        elif present.min() == present.max():
+            notes.append(f"one value in the {title}")
+        if np.isinf(present).any():
+            notes.append(f"{np.isinf(present).mean():.1%} infinite in the {title}")
+    return "; ".join(notes)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ from monitoring.lake import (
 )
 from monitoring.lake_files import LakeFiles, check_footers, open_files
 
+MEMORY = "1GB"  # of DuckDB's own; what a question needs beyond it goes to the folder of temporary files
 SPARK = re.compile(r"(local(\[[\d*]+\])?|yarn|(spark|k8s|sc)://.+)$")
 ADDRESSES = "local[2], spark://HOST:PORT, yarn, k8s://HOST:PORT, or sc://HOST:PORT"
 
@@ -68,7 +70,9 @@ def open_engine(lake: str | Path, engine: str = "duckdb") -> Engine:
 class _DuckDB:
     def __init__(self, files: LakeFiles) -> None:
         self.files = files
-        self._connection = ibis.duckdb.connect(threads=len(os.sched_getaffinity(0)))
+        self._connection = ibis.duckdb.connect(
+            threads=len(os.sched_getaffinity(0)), memory_limit=MEMORY, temp_directory=tempfile.gettempdir()
+        )
         self._names = _names()
         self._read: list[str] = []
 

@@ -273,7 +273,7 @@ def _same_column(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
         one, other = (pa.chunked_array([part.combine_chunks().flatten()]) for part in (one, other))
     if not pa.types.is_floating(one.type):
         return bool(one.equals(other))
-    bits = [pc.fill_null(part, 0.0).to_numpy().view(np.int64) for part in (one, other)]
+    bits = [(pc.fill_null(part, 0.0) if part.null_count else part).to_numpy().view(np.int64) for part in (one, other)]
     return one.is_null().equals(other.is_null()) and bool(np.array_equal(*bits))
 
 

@@ -104,7 +104,8 @@ def test_help_imports_no_package() -> None:
             "sign",
             "keys",
         ),
-        *("routes", "serve", "predict", "compact", "reconcile", "drift", "demo"),
+        *("routes", "serve", "predict", "compact", "outcomes", "reconcile", "drift", "performance"),
+        *("operations", "alerts", "watch", "dashboard", "demo"),
     ],
 )
 def test_every_verb_explains_itself(verb: str) -> None:
@@ -141,6 +142,16 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (["models", "sync"], 2, "is no folder"),
         (["reconcile", "--traffic", "nowhere"], 2, "nowhere"),
         (["drift", "nothing"], 2, "nothing"),
+        (["drift", "nothing", "--last", "soon"], 2, "--last: 'soon'"),
+        (["operations", "nothing"], 2, "nothing"),
+        (["watch", "nothing"], 2, "nothing"),
+        (["watch", "churn", "--version", "1", "--cooldown", "a week"], 2, "--cooldown: 'a week'"),
+        (["operations", "churn", "--every", "soon"], 2, "--every: 'soon'"),
+        (["operations", "churn", "--server", "http://127.0.0.1:1"], 2, "http://127.0.0.1:1: no metrics"),
+        (["alerts", "churn", "--rules", "nowhere.toml"], 2, "nowhere.toml"),
+        (["alerts", "../churn"], 2, "../churn"),
+        (["dashboard", "--server", "localhost"], 2, "--server"),
+        (["dashboard", "--engine", "fast"], 2, "--engine"),
         (["demo", "--data", "rows.csv"], 2, "--target"),
     ],
 )
