@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,13 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run", "--disable-extensions",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--mute-audio", "--hide-scrollbars",
 )  # fmt: skip
+LAUNCH = """
+import os, sys
+from fcntl import F_DUPFD, fcntl
+for fd, at in zip([fcntl(int(fd), F_DUPFD, 10) for fd in sys.argv[1:3]], (3, 4)):
+    os.dup2(fd, at)
+os.execv(sys.argv[3], sys.argv[3:])
+"""  # the protocol's descriptors are 3 and 4, which in the process that starts it may be somebody else's
 WAIT_S = 60.0
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
 
@@ -153,9 +161,17 @@ def browser(folder: Path, flags: Sequence[str] = ()) -> Iterator[Browser]:
         raise FileNotFoundError("no Chromium here: apt-get install chromium")
     theirs_in, to = os.pipe()
     back, theirs_out = os.pipe()
-    # the protocol's descriptors are 3 and 4, which in this process may be somebody else's
-    shell = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh"]
-    call = [*shell, found, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags]
+    call = [
+        sys.executable,
+        "-c",
+        LAUNCH,
+        str(theirs_in),
+        str(theirs_out),
+        found,
+        *FLAGS,
+        f"--user-data-dir={folder / 'profile'}",
+        *flags,
+    ]
     process = subprocess.Popen(
         call, pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
     )

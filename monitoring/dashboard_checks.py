@@ -189,8 +189,8 @@ def _newest(feature: Figures) -> tuple[str, str]:
     return (_number(last["p"]), _number(last["effect"])) if last else ("–", "–")
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+def _number(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, (int, float)) else "–"
 
 
 def _arm(who: tuple[str, str, str], checks: Sequence[Check]) -> Figures:
