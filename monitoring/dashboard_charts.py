@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 WIDE, HIGH = 1000, 100
+MOST_DOTS = 40  # of a line, and cells with a gap between them
 LARGEST, SMALLEST = 1e300, 1e-300
 
 Values = Sequence[float | None]
@@ -22,7 +23,7 @@ Tell = Callable[[float], str]
 
 @dataclass(frozen=True)
 class Line:
-    """`low`, `high`: a band around it. `dotted`: a dot at each value, as there always is where one stands alone."""
+    """`low`, `high`: a band around it. `dotted`: a dot at each value, if they are few; always where one stands alone."""
 
     name: str
     values: Values
@@ -96,7 +97,8 @@ def histogram(
     middle = (edges[0] + edges[1]) / 2
     foot = [f"{value:.4g}" for value in (edges[0], middle, edges[1])]
     said = f"{len(shares)} arms over {len(known or shares[0][1])} bins; the fullest holds {top:.1%}"
-    return _framed(title, said, "".join(parts), [f"{top:.0%}", f"{top / 2:.0%}", "0%"], foot, legend)
+    side = [f"{100 * share:.3g}%" for share in (top, top / 2, 0.0)]
+    return _framed(title, said, "".join(parts), side, foot, legend)
 
 
 def heat(title: str, rows: Sequence[tuple[str, Sequence[tuple[int | None, str]]]], foot: Sequence[str]) -> str:
@@ -106,8 +108,9 @@ def heat(title: str, rows: Sequence[tuple[str, Sequence[tuple[int | None, str]]]
     drawn = []
     for name, cells in rows:
         wide = WIDE / max(len(cells), 1)
+        filled = wide * (0.94 if len(cells) <= MOST_DOTS else 1)
         body = "".join(
-            f'<rect class="{"none" if strong is None else f"h{strong}"}" x="{n * wide:.2f}" y="0" width="{wide:.2f}" '
+            f'<rect class="{"none" if strong is None else f"h{strong}"}" x="{n * wide:.2f}" y="0" width="{filled:.2f}" '
             f'height="10"><title>{html.escape(told)}</title></rect>'
             for n, (strong, told) in enumerate(cells)
         )
@@ -155,7 +158,7 @@ def _line(line: Line, xs: Sequence[float], y: Callable[[float], float], colour: 
             parts.append(f'<path class="band c{colour % 6}" d="{_path(edge, y)}Z"/>' if edge else "")
         places = [(xs[n], line.values[n]) for n in run]
         parts.append(f'<path class="{kind}" d="{_path(places, y)}"/>')
-        if line.dotted or len(run) == 1:
+        if (line.dotted and len(line.values) <= MOST_DOTS) or len(run) == 1:
             dots = "".join(f"M{x:.1f} {y(value):.2f}h0" for x, value in places if value is not None)
             parts.append(f'<path class="dots c{colour % 6}" d="{dots}"/>')
     return parts

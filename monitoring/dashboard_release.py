@@ -23,7 +23,7 @@ from monitoring.dashboard_panels import Figures, Nothing, Panel, Sources
 from monitoring.dashboard_traffic import answered
 from serving.routes import CHAMPION, POINTS, Routes
 
-SHORT = 12  # digits of a digest
+RECIPE = "recipe."  # how a lineage names a recipe's settings
 DID = ("rows", "requests", "errors", "error_rate", "p50_ms", "p95_ms", "p99_ms")
 
 
@@ -167,7 +167,7 @@ def _lineage_body(found: Figures, model: str) -> str:
         "task": found["task"],
         "trained by": found["native"],
         "backends": ", ".join(found["backends"]),
-        **found["lineage"],
+        **{name: value for name, value in found["lineage"].items() if not name.startswith(RECIPE)},
         "toolchain": ", ".join(f"{name} {version}" for name, version in found["toolchain"].items()),
     }
     rows = "".join(
@@ -177,4 +177,6 @@ def _lineage_body(found: Figures, model: str) -> str:
     )
     title = f"{', '.join(found['arms'])}: {model} version {found['version']}"
     card = f'<p><a href="cards/{html.escape(found["bundle"])}">Model card</a></p>' if found["card"] else ""
-    return f'<h3>{html.escape(title)}</h3><dl class="lineage">{rows}</dl>{card}'
+    recipe = [[name.removeprefix(RECIPE), value] for name, value in found["lineage"].items() if name.startswith(RECIPE)]
+    folded = table(["setting", "value"], recipe, summary="Recipe") if recipe else ""
+    return f'<h3>{html.escape(title)}</h3><dl class="lineage">{rows}</dl>{folded}{card}'
