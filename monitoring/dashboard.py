@@ -35,9 +35,10 @@ from monitoring.dashboard_history import History
 from monitoring.dashboard_live import Live
 from monitoring.dashboard_page import inside, page, refusal
 from monitoring.dashboard_panels import TOLD, Make, Shown, Sources, show
+from monitoring.dashboard_predictions import predictions
 from monitoring.dashboard_release import arms, lineage
 from monitoring.dashboard_releases import Releases
-from monitoring.dashboard_traffic import errors, latency, predictions
+from monitoring.dashboard_traffic import errors, latency
 from monitoring.summing import Summing
 from serving.routes import CHAMPION
 

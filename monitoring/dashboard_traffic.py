@@ -1,9 +1,5 @@
-"""The panels of what was served: how predictions were distributed, how fast and how much was answered, and what failed.
+"""The panels of how it was served: how fast and how much was answered, and what failed.
 
-Figures come from the lake's summaries; of a span of at most `LONGEST_FINE_US`, from the lake itself, by the minute.
-
-    predictions   {"edges", "arms": [{"arm", "version", "shadow", "rows", "counts": [40]}], "reference": {"version", "rows",
-                  "counts"} or null}
     latency       {"whole": Latency, "series": [{"begin_us"} and Latency], "live": [...]}
                   Latency: rows, requests, rate (requests/s), p50_ms, p95_ms, p99_ms, mean_ms, max_ms, batch_rows (the mean)
     errors        {"whole": Errors, "series": [{"begin_us"} and Errors], "arms": [{"arm", "version", "shadow"} and Errors],
@@ -17,84 +13,23 @@ its answer.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from compile.errors import BundleRefused
 from monitoring import dashboard_words as say
-from monitoring.dashboard_charts import Line, histogram, lines, table, time_told
+from monitoring.dashboard_charts import Line, lines, table, time_told
 from monitoring.dashboard_filters import Asked
 from monitoring.dashboard_live import Now
 from monitoring.dashboard_pages import Pages, read_pages
 from monitoring.dashboard_panels import Figures, Nothing, Panel, Sources, facts
+from monitoring.dashboard_seen import named, seen
 from monitoring.latency_buckets import ERROR, quantiles_us
-from monitoring.summaries import BINS, Edges
 from monitoring.summary_frame import Frame, Sums
 from monitoring.summing import Summary
-from serving.errors import ServingError
-from serving.routes import CHAMPION
 
 QUANTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 BROKEN = 0.01  # share of errors from which on they are told as bad
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What was served in the asked span, of the asked arm and version."""
-
-    frame: Frame
-    edges: Edges
-    summary: Summary
-    source: str
-
-
-def seen(sources: Sources, asked: Asked) -> Seen:
-    """Raises Nothing, with what to do."""
-    summary = sources.summing.summary(asked.model)
-    if summary is None:
-        raise Nothing(_why_none(sources, asked))
-    whole = summary.frame
-    if asked.fine:
-        whole = sources.summing.fine(asked.model, asked.since_us, asked.until_us, summary.edges)
-    since_us = 0 if asked.fine else asked.since_us  # its first minute may have begun before it
-    frame = whole.pick(since_us=since_us, until_us=asked.until_us, arm=asked.arm, version=asked.version)
-    if not len(frame):
-        raise _nothing_then(summary, asked, summary.trouble or sources.summing.trouble)
-    return Seen(frame, summary.edges, summary, _source(sources, asked, summary))
-
-
-def predictions(sources: Sources, asked: Asked) -> Panel:
-    found = seen(sources, asked)
-    arms = [
-        {"arm": arm, "version": version, "shadow": shadow, "rows": int(counts.sum()), "counts": counts.tolist()}
-        for arm, version, shadow in found.frame.arms()
-        if (counts := found.frame.of(arm, version, shadow).sums().scores).any()
-    ]
-    known, lacking = _reference(sources, asked, found.edges)
-    drawn = [(_named(each), _shares(each["counts"])) for each in arms]
-    told: Sequence[float] = _shares(known["counts"]) if known else ()
-    step = (found.edges[1] - found.edges[0]) / BINS
-    rows = [
-        [
-            f"{found.edges[0] + n * step:.4g}",
-            *(say.share(row[n]) for _, row in drawn),
-            *([say.share(told[n])] if known else []),
-        ]
-        for n in range(BINS)
-    ]
-    body = histogram("Share of scores by bin", found.edges, drawn, told)
-    body += facts({_named(each): f"{say.count(each['rows'])} rows" for each in arms})
-    body += f'<p class="note">{lacking}</p>' if lacking else ""
-    body += table(
-        ["score from", *(name for name, _ in drawn), *(["reference"] if known else [])], rows, summary="Numbers"
-    )
-    source = found.source + (
-        f" Reference: {known['rows']:,} training rows of version {known['version']}." if known else ""
-    )
-    return Panel({"edges": list(found.edges), "arms": arms, "reference": known}, body, source)
 
 
 def latency(sources: Sources, asked: Asked) -> Panel:
@@ -174,7 +109,7 @@ def errors(sources: Sources, asked: Asked) -> Panel:
     body += lines("Share of rows that failed", at, drawn, tell=say.share, **_span(asked))
     if len(arms) > 1:
         rows = [
-            [_named(each), *(say.count(each[name]) for name in ("rows", "errors")), say.share(each["error_rate"]),
+            [named(each), *(say.count(each[name]) for name in ("rows", "errors")), say.share(each["error_rate"]),
              say.count(each["fallbacks"])]
             for each in arms
         ]  # fmt: skip
@@ -250,70 +185,6 @@ def _span(asked: Asked) -> dict[str, Any]:
     return {"since_us": asked.since_us, "until_us": asked.until_us}
 
 
-def _shares(counts: Sequence[int]) -> list[float]:
-    whole = sum(counts)
-    return [count / whole if whole else 0.0 for count in counts]
-
-
-def _named(each: Figures) -> str:
-    return f"{each['arm']} (version {each['version']}{', shadow' if each['shadow'] else ''})"
-
-
-def _reference(sources: Sources, asked: Asked, edges: Edges) -> tuple[Figures | None, str]:
-    """Of the bundle that serves the asked arm or version now, or the champion's; or why there is none."""
-    try:
-        now = sources.releases.present(asked.model)
-        if now is None:
-            return None, "No reference: the model has no routes in the release store."
-        digest = now.arms.get(asked.arm or CHAMPION, now.arms[CHAMPION])
-        if asked.version is not None:
-            digest = next((each for each in now.bundles if sources.releases.version(each) == asked.version), digest)
-        bundle = sources.releases.bundle(digest)
-    except (ServingError, BundleRefused) as refused:
-        return None, f"No reference: {refused}"
-    if bundle.scores is None or not len(bundle.scores):
-        return None, "No reference: the bundle holds none."
-    places = ((bundle.scores - edges[0]) / (edges[1] - edges[0]) * BINS).clip(0, BINS - 1).astype(np.int64)
-    counts = np.bincount(places, minlength=BINS).tolist()
-    return {"version": bundle.manifest.version, "rows": len(bundle.scores), "counts": counts}, ""
-
-
-def _why_none(sources: Sources, asked: Asked) -> str:
-    summing = sources.summing
-    if summing.trouble:
-        return f"{summing.trouble}."
-    if not summing.looked_us:
-        return "The lake is being looked at for the first time; this page will show it in a moment."
-    whom = f" of {asked.model}" if asked.model else ""
-    return f"The lake {summing.lake} holds no traffic{whom} yet. Serve some, then run `coppice compact --lake {summing.lake}`."
-
-
-def _nothing_then(summary: Summary, asked: Asked, trouble: str) -> Nothing:
-    words = f"Nothing was served {'that fits the filters ' if asked.arm or asked.version else ''}in this window"
-    if trouble:
-        return Nothing(f"{words}, as far as the lake can be read: {trouble}.")
-    if summary.waiting:
-        return Nothing(
-            f"{words}, as far as it was summed up: {summary.waiting:,} hours of the lake are still to be read."
-        )
-    newest = summary.newest_us
-    until = time_told(newest + 60_000_000).replace(" ", "T")
-    link = asked.query(window="day", since="", until=until)
-    more = f' <a href="?{link.replace("&", "&amp;")}">Show the day before it</a>, or run <code>coppice compact</code>.'
-    return Nothing(f"{words}. The newest row of the lake is of {time_told(newest)} UTC.", more)
-
-
-def _source(sources: Sources, asked: Asked, summary: Summary) -> str:
-    kind = "its rows" if asked.fine else f"its summaries of {summary.hours:,} hours"
-    waiting = f"; {summary.waiting:,} hours are still to be summed up" if summary.waiting else ""
-    wrong = summary.trouble or sources.summing.trouble
-    trouble = f"; not all could be read: {wrong}" if wrong else ""
-    return (
-        f"{say.span(asked.since_us, asked.until_us)}, from the lake {sources.summing.lake}, {kind}{waiting}{trouble}. "
-        f"Newest row: {time_told(summary.newest_us)}."
-    )
-
-
 def _live(now: Sequence[Now]) -> list[Figures]:
     return [
         {"url": each.url, "silent": each.silent}
@@ -331,7 +202,7 @@ def _live_body(now: Sequence[Now]) -> str:
             parts.append(table(["server", "now"], [[each.url, f"silent: {each.silent}"]]))
             continue
         told = each.figures.found()
-        parts.append(f"<h3>Live: {_text(each.url)}</h3>")
+        parts.append(f"<h3>Live: {html.escape(each.url)}</h3>")
         parts.append(
             facts(
                 {
@@ -367,9 +238,3 @@ def _pages_source(sources: Sources, pages: Pages | None) -> str:
     if pages is None:
         return f"No server has logged into {sources.traffic}: what was shed and dropped is not known here."
     return f"Shed and dropped: from the pages of {pages.runs} server runs in {sources.traffic}, of all models."
-
-
-def _text(words: str) -> str:
-    import html
-
-    return html.escape(words)
