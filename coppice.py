@@ -48,6 +48,11 @@ VERBS = {
     "outcomes": Verb("monitoring.cli:outcomes", "Watch", "Import what became of what was scored, from a file."),
     "reconcile": Verb("monitoring.cli:reconcile", "Watch", "Prove that served = logged + dropped + lost."),
     "drift": Verb("monitoring.drift_cli:drift", "Watch", "Compare logged traffic with the training data."),
+    "operations": Verb(
+        "monitoring.operations_cli:operations", "Watch", "Traffic, latency and errors over time, or live."
+    ),
+    "alerts": Verb("monitoring.alerts_cli:alerts", "Watch", "Tell once what fires, by webhook, Slack or log."),
+    "watch": Verb("monitoring.watch_cli:watch", "Watch", "Decide from the checks: retrain, wait, or investigate."),
     "performance": Verb(
         "monitoring.performance_cli:performance", "Watch", "How good each arm was, by outcomes or an estimate."
     ),

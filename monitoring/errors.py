@@ -4,6 +4,9 @@ MonitoringError       exit code 2 on the command line
 ├── LakeRefused       a folder or file of the lake that can't be read or written; names it
 ├── OutcomesRefused   a file of outcomes with a row that is none; names the row and the field
 ├── TooLittleData     a window with too few rows to say anything
+├── RulesRefused      a file of alert rules that is not in order; names the rule and the field
+├── ServerSilent      a server whose metrics could not be read; names it
+├── Busy              another run holds what this one needs
 ├── OutOfBalance      exit code 1: served is not logged + dropped + lost, or a row is there twice
 ├── DriftFound        exit code 1: the verdict is drift
 └── PerformanceDropped   exit code 1: an arm that serves is worse than its level
@@ -25,6 +28,18 @@ class OutcomesRefused(MonitoringError):
 
 
 class TooLittleData(MonitoringError):
+    pass
+
+
+class RulesRefused(MonitoringError):
+    pass
+
+
+class ServerSilent(MonitoringError):
+    pass
+
+
+class Busy(MonitoringError):
     pass
 
 

@@ -104,7 +104,8 @@ def test_help_imports_no_package() -> None:
             "sign",
             "keys",
         ),
-        *("routes", "serve", "predict", "compact", "reconcile", "drift", "performance", "demo"),
+        *("routes", "serve", "predict", "compact", "outcomes", "reconcile", "drift", "performance"),
+        *("operations", "alerts", "watch", "demo"),
     ],
 )
 def test_every_verb_explains_itself(verb: str) -> None:
@@ -142,6 +143,13 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (["reconcile", "--traffic", "nowhere"], 2, "nowhere"),
         (["drift", "nothing"], 2, "nothing"),
         (["drift", "nothing", "--last", "soon"], 2, "--last: 'soon'"),
+        (["operations", "nothing"], 2, "nothing"),
+        (["watch", "nothing"], 2, "nothing"),
+        (["watch", "churn", "--version", "1", "--cooldown", "a week"], 2, "--cooldown: 'a week'"),
+        (["operations", "churn", "--every", "soon"], 2, "--every: 'soon'"),
+        (["operations", "churn", "--server", "http://127.0.0.1:1"], 2, "http://127.0.0.1:1: no metrics"),
+        (["alerts", "churn", "--rules", "nowhere.toml"], 2, "nowhere.toml"),
+        (["alerts", "../churn"], 2, "../churn"),
         (["demo", "--data", "rows.csv"], 2, "--target"),
     ],
 )
