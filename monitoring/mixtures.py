@@ -19,6 +19,7 @@ from scipy import special
 
 Floats = npt.NDArray[np.float64]
 NEWTON_STEPS = 60
+LOOSEST = 0.3  # tuned to yet larger levels, one-sided intervals would not nest
 
 
 def rho_for(v: float, alpha: float, *, sides: int = 2) -> float:
@@ -30,15 +31,14 @@ def rho_for(v: float, alpha: float, *, sides: int = 2) -> float:
 
 
 def tightness(alpha: float, *, sides: int = 2) -> float:
-    """v / rho where the bound is tightest. Raises ValueError for an alpha that leaves nothing to bound.
+    """v / rho where the bound is tightest; of a level above LOOSEST, at that. Raises ValueError unless 0 < alpha < 1.
 
     >>> round(tightness(0.05), 3)
     7.936
     """
-    level = alpha * (3 - sides)
-    if not 0 < level < 1:
-        raise ValueError(f"alpha: must be above 0 and below {1 / (3 - sides)}, got {alpha}")
-    doubled = -2 * math.log(level)
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha: must be between 0 and 1, got {alpha}")
+    doubled = -2 * math.log(min(alpha * (3 - sides), LOOSEST))
     return doubled + math.log1p(doubled)
 
 

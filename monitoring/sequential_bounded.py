@@ -38,14 +38,15 @@ def bernoulli(events: int, units: int, *, alpha: float, n_star: float) -> Interv
         return NotEstimable("no units yet")
     strength = max(n_star / tightness(TUNED_ALPHA) - 1, 1e-3)
     rate = events / units
+    inside = min(max(rate, EDGE), 1 - EDGE)
 
     def left(chance: float) -> float:
         return float(log_beta_mixture(events, units - events, chance, strength)) + math.log(alpha)
 
     return Interval(
         estimate=rate,
-        lower=_root(left, 0.0, rate, EDGE) if events else 0.0,
-        upper=_root(left, 1.0, rate, -EDGE) if events < units else 1.0,
+        lower=_root(left, 0.0, inside, EDGE) if events else 0.0,
+        upper=_root(left, 1.0, inside, -EDGE) if events < units else 1.0,
         p=1.0,
         se=math.sqrt(rate * (1 - rate) / units),
         units=units,

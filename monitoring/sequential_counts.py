@@ -24,7 +24,8 @@ from monitoring.evidence import Interval, NotEstimable
 from monitoring.mixtures import log_beta_mixture, log_beta_mixture_above
 
 STRENGTH = 20.0  # of the prior, in events: sees ratios of 1.5 to 3 soonest
-WIDEST = 60.0  # |log ratio| beyond which a bound is none
+FAR = 30.0  # log ratio
+WIDEST = 60.0  # log ratio: a bound yet farther away is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,11 @@ def rate_ratio(phases: Sequence[Counts], *, alpha: float) -> Interval | NotEstim
     def left(log_ratio: float) -> float:
         return log_difference(phases, ratio=math.exp(log_ratio)) + math.log(alpha)
 
-    middle = math.log((here or 0.5 * there) / (there or 0.5 * here))
-    middle = float(optimize.minimize_scalar(left, bounds=(middle - 3, middle + 3), method="bounded").x)
+    if champion and challenger:
+        near = math.log(here / there)
+        middle = float(optimize.minimize_scalar(left, bounds=(near - 3, near + 3), method="bounded").x)
+    else:
+        middle = FAR if challenger else -FAR  # a side without events rejects no ratio that far out
     if left(middle) >= 0:
         return NotEstimable("the phases disagree: no one ratio fits them all")
     return Interval(
