@@ -13,7 +13,9 @@ units; at 99 to 1 it is a twenty-fifth of it. `n_star`, the size at which the in
 and stays as it is: tuned along the way, the guarantee is gone.
 
 The guarantee is asymptotic. With few events it does not hold yet (at 1 % of the traffic and none required, a false alarm in
-four of five), so that each arm needs MIN_EVENTS events, and as many non-events of a proportion, before anything is said.
+up to four of five), so that each arm needs MIN_EVENTS events, and as many non-events of a proportion, before anything is said.
+And a small arm that has not met its heavy tail yet thinks its spread small: the standard error is the larger of that by the
+arms' own variances and that by their common one (`belted`). Without it, revenue at 10 % alarmed falsely in 13 of 100.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class Contrast(NamedTuple):
     """Challenger less champion, as arrays over the leading axes of the sums it was made of."""
 
     difference: Floats
-    variance: Floats
+    variance: Floats  # by each arm's own
+    common: Floats  # the same, by the variance that both arms have together
     base: Floats  # the champion's mean
     base_variance: Floats
     covariance: Floats  # of difference and base
@@ -75,7 +78,7 @@ def difference(
     base, other = evidence.sums(champion), evidence.sums(challenger)
     if (reason := _missing(base, other, kind, champion, challenger)) is not None:
         return NotEstimable(reason)
-    found = contrast(base, other, adjusted=adjusted)
+    found = belted(contrast(base, other, adjusted=adjusted))
     if relative:
         if abs(found.base) <= AWAY_FROM_ZERO * math.sqrt(found.base_variance):
             return NotEstimable(f"{champion}'s mean can't be told from zero, so nothing is relative to it")
@@ -158,7 +161,7 @@ def log_evidence(z: Any, size: Any, *, alpha: float, n_star: float, side: Side =
 
 
 def contrast(champion: Sums, challenger: Sums, *, adjusted: bool = False) -> Contrast:
-    """Weighted over the strata in which both arms have two units or more; variances by the arms' own (unpooled)."""
+    """Weighted over the strata in which both arms have two units or more."""
     held = (champion.n >= 2) & (challenger.n >= 2)
     n0, n1 = np.where(held, champion.n, 2.0), np.where(held, challenger.n, 2.0)
     weight = np.where(held, n0 * n1 / (n0 + n1), 0.0)
@@ -168,21 +171,24 @@ def contrast(champion: Sums, challenger: Sums, *, adjusted: bool = False) -> Con
     gap = (challenger.total - slope * challenger.covariate) / n1 - (champion.total - slope * champion.covariate) / n0
     base_variance = (share**2 * _variance(champion, n0)).sum(axis=-1)
     crossed = (share**2 * _covariance(champion, n0)).sum(axis=-1)
-    variance = sum(
-        (share**2 * (_variance(arm, n) - 2 * slope * _covariance(arm, n) + slope**2 * _variance(_swapped(arm), n))).sum(
-            axis=-1
-        )
-        for arm, n in ((champion, n0), (challenger, n1))
-    )
+    left0, left1 = _left(champion, n0, slope), _left(challenger, n1, slope)
+    own = left0 / (n0 - 1) / n0 + left1 / (n1 - 1) / n1
+    common = (left0 + left1) / (n0 + n1 - 2) * (1 / n0 + 1 / n1)
     return Contrast(
         difference=(share * gap).sum(axis=-1),
-        variance=np.asarray(variance),
+        variance=(share**2 * own).sum(axis=-1),
+        common=(share**2 * common).sum(axis=-1),
         base=(share * champion.total / n0).sum(axis=-1),
         base_variance=base_variance,
         covariance=np.asarray(-(base_variance - theta * crossed)),
         size=4 * weight.sum(axis=-1),
         units=np.where(held, champion.n + challenger.n, 0.0).sum(axis=-1),
     )
+
+
+def belted(found: Contrast) -> Contrast:
+    """With the larger of the two variances."""
+    return found._replace(variance=np.maximum(found.variance, found.common))
 
 
 def lifted(found: Contrast) -> Contrast:
@@ -224,6 +230,12 @@ def spread(arm: Sums) -> Floats:
     """Sum of squared deviations from the mean; 0 where it is no more than rounding."""
     left = arm.squares - arm.total**2 / np.maximum(arm.n, 1)
     return np.where(left > ROUNDING * arm.squares, left, 0.0)
+
+
+def _left(arm: Sums, n: Floats, slope: Floats) -> Floats:
+    """The spread of x - slope y."""
+    crossed = arm.product - arm.total * arm.covariate / n
+    return np.maximum(spread(arm) - 2 * slope * crossed + slope**2 * spread(_swapped(arm)), 0.0)
 
 
 def _variance(arm: Sums, n: Floats) -> Floats:

@@ -17,7 +17,7 @@ from scipy import special
 from monitoring.evidence import Sums
 from monitoring.mixtures import Floats, log_beta_mixture
 from monitoring.sequential_groups import boundaries
-from monitoring.sequential_means import Contrast, Kind, Side, contrast, log_evidence, ready
+from monitoring.sequential_means import Contrast, Kind, Side, belted, contrast, log_evidence, ready
 
 Rng = np.random.Generator
 Outcomes = tuple[Any, Any, Any]  # of each cell: events, sum, sum of squares
@@ -121,9 +121,12 @@ def _running(n: Any, nonzero: Any, total: Any, squares: Any) -> Sums:
     return Sums(*sums, *([nothing] * 3))
 
 
-def always(world: World, *, kind: Kind, alpha: float, n_star: float, side: Side = "two", gated: bool = True) -> Any:
+def always(
+    world: World, *, kind: Kind, alpha: float, n_star: float, side: Side = "two", gated: bool = True, belt: bool = True
+) -> Any:
     """Where the confidence sequence leaves zero out, by (run, look)."""
     found = contrast(world.champion, world.challenger)
+    found = belted(found) if belt else found
     passed = log_evidence(_z(found), np.maximum(found.size, 1e-9), alpha=alpha, n_star=n_star, side=side)
     alarm = (found.variance > 0) & (passed > -math.log(alpha))
     return alarm & ready(world.champion, world.challenger, kind) if gated else alarm
@@ -157,10 +160,14 @@ def ever(alarms: Any) -> float:
     return float(np.any(alarms, axis=1).mean())
 
 
-def median_units(alarms: Any, world: World) -> float:
-    """At the first alarm, half of the runs; infinite where fewer than half were alarmed."""
-    at = np.where(np.any(alarms, axis=1), world.units[np.argmax(alarms, axis=1)], np.inf)
-    return float(np.sort(at)[len(at) // 2])
+def first_units(alarms: Any, units: Floats) -> Floats:
+    """By run, the units at its first alarm; infinite where there was none."""
+    return np.where(np.any(alarms, axis=1), units[np.argmax(alarms, axis=1)], np.inf)
+
+
+def median(values: Floats) -> float:
+    """The upper one, which may be infinite."""
+    return float(np.sort(values)[len(values) // 2])
 
 
 def _z(found: Contrast) -> Floats:
