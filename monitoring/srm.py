@@ -61,6 +61,17 @@ def log_mismatch(phases: Sequence[Assigned], *, strength: float = STRENGTH) -> f
     return float(sum(log_dirichlet(phase.counts, phase.expected, strength=strength) for phase in phases))
 
 
+def mismatched(phases: Sequence[Assigned], alpha: float) -> int | None:
+    """The first phase whose shares were not kept, by its own evidence; phases without end are accused with chance alpha.
+
+    The i-th, from 1, is held to alpha / (i (i + 1)), which sum to alpha: sound phases can't hide a broken one behind them.
+    """
+    for at, phase in enumerate(phases):
+        if log_mismatch([phase]) > math.log((at + 1) * (at + 2) / alpha):
+            return at
+    return None
+
+
 def chi_square(phase: Assigned) -> float:
     """Pearson's p-value of one phase, for a single look, and for people who expect to see it. 1 where nobody came."""
     if phase.misplaced:
