@@ -128,8 +128,8 @@ def test_rate_ratios_cover_at_every_look_over_a_ramp(size: Size) -> None:
                 hits = int(rng.binomial(events // 10, chance))
                 now += Counts(events // 10 - hits, hits, share)
                 found = rate_ratio([*done, now], alpha=0.1)
-                assert isinstance(found, Interval)
-                out |= not found.lower <= 1.5 <= found.upper
+                # phases that seem to disagree reject every ratio, and so the true one
+                out |= not (isinstance(found, Interval) and found.lower <= 1.5 <= found.upper)
             done.append(now)
         missed += out
     assert missed / runs <= at_most(0.1, runs)
