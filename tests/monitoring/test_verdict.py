@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -265,6 +267,58 @@ def test_a_broken_later_phase_is_seen_behind_a_sound_long_one() -> None:
     found = judge(plan(), given, 10 * DAY_US)
     assert found.state == "invalid"
     assert "phase 'late'" in found.reason
+
+
+def outcomes_of(asked: Plan, seed: int, lift: float, failing: float) -> list[State]:
+    """The states of an experiment judged daily until one is final: a ramp of 10, 25, 50 % on traffic that changes, a label in
+    ten lost, failures at 1 in 500 and `failing` times that for the challenger.
+    """
+    rng = np.random.default_rng(seed)
+    shares: dict[str, dict[str, float]] = {}
+    assigned: dict[str, dict[str, int]] = {}
+    converted, failed, unlabelled = Evidence(), Evidence(), Evidence()
+    states: list[State] = []
+    for day in range(30):
+        share, phase = ((0.1, "ten"), (0.25, "quarter"), (0.5, "half"))[min(day // 3, 2)]
+        shares[phase] = {CHAMPION: 1 - share, "challenger": share}
+        came = assigned.setdefault(phase, {CHAMPION: 0, "challenger": 0})
+        rate = 0.05 + 0.03 * (day % 7 > 4)
+        ours = int(rng.binomial(2_000, share))
+        for arm, n, better, worse in ((CHAMPION, 2_000 - ours, 0.0, 1.0), ("challenger", ours, lift, failing)):
+            known = int(rng.binomial(n, 0.9))
+            came[arm] += n
+            cell = ((phase,), arm)
+            converted += Evidence({cell: events(known, int(rng.binomial(known, rate + better)))})
+            failed += Evidence({cell: events(n, int(rng.binomial(n, 0.002 * worse)))})
+            unlabelled += Evidence({cell: events(n, n - known)})
+        now = (day + 1) * DAY_US
+        given = Seen(shares, assigned, metrics(converted, failed), 0, now, unlabelled=unlabelled)
+        states.append(judge(asked, given, now).state)
+        if states[-1] in ("invalid", "guardrail", "loser", "winner"):
+            break
+    return states
+
+
+def test_judged_daily_it_errs_no_more_often_than_the_plan_allows(size: Callable[[int, int], int]) -> None:
+    """The whole of it, ramp, guardrail, lost labels and all; and what is there is found."""
+    runs = size(40, 600)
+    asked = plan(
+        guardrails=(msgspec.structs.replace(FAILED, negligible=0.0, margin=1.0),), n_star=10_000.0, no_difference=0.0
+    )
+
+    def ends(lift: float, failing: float) -> list[State]:
+        return [outcomes_of(asked, seed, lift, failing)[-1] for seed in range(runs)]
+
+    def most(alpha: float) -> float:
+        return alpha + 3 * math.sqrt(alpha * (1 - alpha) / runs)
+
+    same = ends(0.0, 1.0)
+    assert (same.count("winner") + same.count("loser")) / runs <= most(asked.alpha)
+    assert same.count("guardrail") / runs <= most(asked.guardrail_alpha)
+    assert same.count("invalid") / runs <= most(0.02)
+    assert ends(0.02, 1.0).count("winner") / runs > 0.8
+    assert ends(-0.02, 1.0).count("loser") / runs > 0.8
+    assert ends(0.02, 8.0).count("guardrail") / runs > 0.8
 
 
 def test_a_plan_goes_through_the_routes_unchanged() -> None:
