@@ -60,7 +60,7 @@ prove: $(READY) $(CLIENTS) ## every law at full size; writes docs/prove.md and d
 	@LAWS=full $(BIN)/python -m pytest --page=docs/prove.md --kinds=docs/kinds.md
 
 prove-sequential: $(READY) ## 4,000 made-up experiments a line, looked at after every batch; writes docs/sequential.md's tables
-	@$(BIN)/python -m monitoring.sequential_proof
+	@$(BIN)/python -m monitoring.sequential_page
 
 kinds: $(READY) ## each kind of model against its own library, at full size; writes docs/kinds.md
 	@LAWS=full $(BIN)/python -m pytest tests/compile/test_kinds.py --kinds=docs/kinds.md

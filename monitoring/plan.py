@@ -39,7 +39,11 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Guardrail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Worse by more than `margin` ends the experiment. `negligible`: a rate that nobody minds, whatever the champion's is."""
+    """Worse by more than `margin` ends the experiment, and a winner must be known not to be.
+
+    `negligible`: a rate that nobody minds, whatever the champion's is. Of failures that hardly happen no ratio is known well
+    enough for long, and without it a winner waits for them in vain.
+    """
 
     metric: Metric
     margin: float

@@ -38,6 +38,7 @@ from monitoring.mixtures import (
 Side = Literal["two", "lower", "upper"]
 Kind = Literal["mean", "proportion"]
 MIN_EVENTS = 25
+CAPPED_UNITS = 10
 ROUNDING = 1e-12  # of the sum of squares: below it, a spread is what rounding left
 AWAY_FROM_ZERO = 3.0  # standard errors that the champion's mean must be from zero before anything is divided by it
 
@@ -98,17 +99,24 @@ def difference(
 
 
 def paired(
-    seen: Moments, *, alpha: float, n_star: float, side: Side = "two", null: float = 0.0
+    seen: Moments, *, alpha: float, n_star: float, side: Side = "two", null: float = 0.0, cap: float | None = None
 ) -> Interval | NotEstimable:
     """The mean of x where each unit was scored by both models and x is their difference: for shadows (WASKR eq. 9).
 
-    No assignment, so nothing to mismatch, and most of the variance cancels. Here n_star counts units.
+    No assignment, so nothing to mismatch, and most of the variance cancels. Here n_star counts units. Where x was cut to within
+    `cap` of zero, give it: nothing is said before the spread is that of CAPPED_UNITS units at the cap, without which a heavy
+    tail on one side alarms falsely. Raises ValueError for sums that go beyond it.
     """
     if min(seen.n, seen.nonzero) < MIN_EVENTS:
         return NotEstimable(f"the models differ on {seen.nonzero} of {seen.n} units; at least {MIN_EVENTS} are needed")
-    left = spread(stacked([seen]))[0]
+    left = float(spread(stacked([seen]))[0])
     if not left > 0:
         return NotEstimable("the difference is the same for every unit")
+    if cap is not None:
+        if not 0 < cap < math.inf or seen.squares > (1 + 1e-9) * cap**2 * seen.nonzero:
+            raise ValueError(f"cap: must be above zero and held by every value, got {cap}")
+        if left < CAPPED_UNITS * cap**2:
+            return NotEstimable(f"the spread so far is less than that of {CAPPED_UNITS} units at the cap, {cap:g}")
     se = math.sqrt(left / (seen.n - 1) / seen.n)
     return sequence(seen.total / seen.n, se, seen.n, units=seen.n, alpha=alpha, n_star=n_star, side=side, null=null)
 

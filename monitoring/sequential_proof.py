@@ -1,32 +1,25 @@
-"""How often the sequential tests are wrong, and how soon right, when looked at after every batch: `make prove-sequential`.
+"""How often the sequential tests are wrong, and how soon right, when looked at after every batch: the tables.
 
-Writes its tables between the marks in docs/sequential.md. Seeds are fixed; each share is of `runs` made-up experiments, and the
-page says its standard error. The tests call the same functions with fewer runs.
+Seeds are fixed; each share is of `runs` made-up experiments. docs/sequential.md has them at full size (`sequential_page`); the
+tests make them with fewer runs.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import platform
-import re
-import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
+from scipy import special
 
 from monitoring.mixtures import log_beta_mixture, tightness
 from monitoring.planning import Method, foresee, proportions
 from monitoring.sequential_bounded import TUNED_ALPHA, log_bernstein
 from monitoring.sequential_counts import STRENGTH
-from monitoring.sequential_means import Kind
+from monitoring.sequential_means import CAPPED_UNITS, MIN_EVENTS, Kind, log_evidence
 from monitoring.sequential_worlds import (
     Phase,
     Rng,
@@ -46,8 +39,6 @@ from monitoring.sequential_worlds import (
 from monitoring.srm import STRENGTH as SHARES_STRENGTH
 from monitoring.srm import log_dirichlet
 
-PAGE = Path("docs/sequential.md")
-MARKS = ("<!-- measured -->", "<!-- /measured -->")
 ALPHA = 0.05
 SHARE_ALPHA = 0.01
 LOOKS = 50
@@ -162,6 +153,28 @@ def mistakes(runs: int, seed: int = 5) -> list[Row]:
     ]
 
 
+def one_sided_tails(runs: int, seed: int = 8) -> list[Row]:
+    """`paired` after each of 2,000 units, log-normal differences less their mean: how often it found an effect."""
+    rng, n = np.random.default_rng(seed), np.arange(1.0, 2_001)
+    rows = []
+    for name, sigma, cap in (
+        ("log-normal (1)", 1.0, math.inf),
+        ("log-normal (2)", 2.0, math.inf),
+        ("log-normal (2), cut at its 99th percentile", 2.0, HEAVY["cap"]),
+    ):
+        alarmed, waited = np.zeros((runs, 1)), np.zeros((runs, 1))
+        mean = _capped_mean(sigma, cap)
+        for run in range(runs):
+            x = np.minimum(rng.lognormal(0.0, sigma, len(n)), cap) - mean
+            total, left = np.cumsum(x), np.cumsum(x**2) - np.cumsum(x) ** 2 / n
+            z = total[1:] / np.sqrt(left[1:] / (n[1:] - 1) * n[1:])
+            alarm = (log_evidence(z, n[1:], alpha=ALPHA, n_star=2_000) > -math.log(ALPHA)) & (n[1:] >= MIN_EVENTS)
+            alarmed[run] = alarm.any()
+            waited[run] = (alarm & (left[1:] >= CAPPED_UNITS * (cap - mean) ** 2)).any()
+        rows.append(Row(name, {"without a cap": ever(alarmed), "waiting, by the cap": ever(waited)}))
+    return rows
+
+
 def few_events(runs: int, seed: int = 2) -> list[Row]:
     """Error at 2 %, looked at every 40 units up to 40,000, by the events asked for; the arms' own variances but in "belted"."""
     rows = []
@@ -239,6 +252,7 @@ TABLES: dict[str, Callable[[int], list[Row]]] = {
     "The same, foreseen": foreseen,
     "Errors after every batch": errors,
     "What breaks it": mistakes,
+    "Pairs with a heavy tail on one side": one_sided_tails,
     "Why 25 events": few_events,
     "Rare events": rare_events,
     "Exact sequences": exact_sequences,
@@ -264,62 +278,18 @@ def _late(runs: int, rng: Rng) -> World:
     return delayed(LATE, runs, rng, window=10, known=0.9, slow=1.5, closed=True)
 
 
+def _capped_mean(sigma: float, cap: float) -> float:
+    """Of a log-normal about 1, cut to `cap`."""
+    whole = math.exp(sigma**2 / 2)
+    if math.isinf(cap):
+        return whole
+    at = math.log(cap) / sigma
+    return float(whole * special.ndtr(at - sigma) + cap * special.ndtr(-at))
+
+
 def _sequence(world: World) -> Any:
     return always(world, kind="proportion", alpha=ALPHA, n_star=20_000)
 
 
 def _counts(world: World) -> Any:
     return counts(world, alpha=ALPHA, strength=STRENGTH)
-
-
-def table(rows: list[Row]) -> list[str]:
-    columns = list(rows[0].figures)
-    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    return [
-        *lines,
-        *("| " + " | ".join([row.name, *(_figure(row.figures[at]) for at in columns)]) + " |" for row in rows),
-    ]
-
-
-def _figure(value: float) -> str:
-    if math.isinf(value):
-        return "not half"
-    return f"{value:.4f}" if value <= 1 else f"{value:,.0f}"
-
-
-def page(runs: int) -> str:
-    """The measured part of the page."""
-    began = time.perf_counter()
-    parts = [(title, (made.__doc__ or "").strip(), table(made(runs))) for title, made in TABLES.items()]
-    lines = [
-        f"`make prove-sequential`, commit {_commit()}, {datetime.now(UTC):%Y-%m-%d}, one core of {os.cpu_count()} x "
-        f"{_processor()}, Python {platform.python_version()}, {time.perf_counter() - began:.0f} s. Each share is of {runs:,} "
-        f"made-up experiments: its standard error is {math.sqrt(0.05 * 0.95 / runs):.4f} about .05 and at most "
-        f"{math.sqrt(0.25 / runs):.4f}.",
-        "",
-    ]
-    for title, told, rows in parts:
-        lines += [f"### {title}", "", told, "", *rows, ""]
-    return "\n".join(lines)
-
-
-def write(runs: int = 4_000, out: Path = PAGE) -> None:
-    """Measure, and put the tables between the page's marks."""
-    before, rest = out.read_text(encoding="utf-8").split(MARKS[0])
-    _, after = rest.split(MARKS[1])
-    out.write_text(f"{before}{MARKS[0]}\n{page(runs)}{MARKS[1]}{after}", encoding="utf-8")
-    typer.echo(f"wrote {out}")
-
-
-def _commit() -> str:
-    head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
-    return head.stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    return model[1] if model else platform.processor()
-
-
-if __name__ == "__main__":
-    typer.run(write)

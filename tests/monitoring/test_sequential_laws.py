@@ -403,6 +403,11 @@ def test_a_shadow_s_paired_losses_need_fewer_units_than_two_arms() -> None:
     assert paired(moments([0.0] * 500), alpha=0.05, n_star=100) == NotEstimable(
         "the models differ on 0 of 500 units; at least 25 are needed"
     )
+    waits = paired(moments(challenger - champion), alpha=0.05, n_star=4_000, cap=3.0)
+    assert waits == NotEstimable("the spread so far is less than that of 10 units at the cap, 3")
+    assert paired(moments(challenger - champion), alpha=0.05, n_star=4_000, cap=0.8) == pairs
+    with pytest.raises(ValueError, match="cap: must be above zero"):
+        paired(moments(challenger - champion), alpha=0.05, n_star=4_000, cap=0.01)
     same = paired(moments([0.3] * 500), alpha=0.05, n_star=100)
     assert same == NotEstimable("the difference is the same for every unit")
 

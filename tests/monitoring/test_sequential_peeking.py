@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monitoring import sequential_proof
+from monitoring import sequential_page, sequential_proof
 from monitoring.evidence import Interval
 from monitoring.sequential import Assigned, Counts, log_mismatch, rate_ratio
 from monitoring.sequential_proof import ALPHA, SHARE_ALPHA, Row
@@ -74,6 +74,14 @@ def test_what_is_said_to_break_it_does(size: Size) -> None:
     assert (
         found[f"{paying}arms’ own variances"] > at_most(ALPHA, runs) >= found[f"{paying}larger of both standard errors"]
     )
+
+
+def test_pairs_with_a_heavy_tail_wait_for_their_cap(size: Size) -> None:
+    runs = size(200, 4_000)
+    found = by_name(sequential_proof.one_sided_tails(runs, seed=19))
+    cut = found["log-normal (2), cut at its 99th percentile"]
+    assert cut["without a cap"] > at_most(ALPHA, runs) > cut["waiting, by the cap"]
+    assert found["log-normal (2)"]["without a cap"] > 0.2
 
 
 def test_with_few_events_the_sequence_would_be_wrong_and_the_counts_are_not(size: Size) -> None:
@@ -138,7 +146,7 @@ def test_rate_ratios_cover_at_every_look_over_a_ramp(size: Size) -> None:
 def test_the_page_holds_every_table(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n", encoding="utf-8")
-    sequential_proof.write(runs=4, out=page)
+    sequential_page.write(runs=4, out=page)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- measured -->\n`make prove-sequential`")
     assert text.endswith("<!-- /measured -->\nafter\n")
