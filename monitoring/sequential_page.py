@@ -37,6 +37,8 @@ def table(rows: list[Row]) -> list[str]:
 
 
 def _figure(value: float) -> str:
+    if math.isnan(value):
+        return "–"
     if math.isinf(value):
         return "not half"
     return f"{value:.4f}" if value <= 1 else f"{value:,.0f}"

@@ -55,7 +55,10 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: what was looked at, and its figures by column; infinite where fewer than half the runs ended."""
+    """One line of a table: what was looked at, and its figures by column.
+
+    Infinite: fewer than half the runs ended; not a number: there is none.
+    """
 
     name: str
     figures: dict[str, float]
@@ -167,11 +170,16 @@ def one_sided_tails(runs: int, seed: int = 8) -> list[Row]:
         for run in range(runs):
             x = np.minimum(rng.lognormal(0.0, sigma, len(n)), cap) - mean
             total, left = np.cumsum(x), np.cumsum(x**2) - np.cumsum(x) ** 2 / n
-            z = total[1:] / np.sqrt(left[1:] / (n[1:] - 1) * n[1:])
+            z = total[1:] / np.sqrt(np.maximum(left[1:], 1e-9) / (n[1:] - 1) * n[1:])
             alarm = (log_evidence(z, n[1:], alpha=ALPHA, n_star=2_000) > -math.log(ALPHA)) & (n[1:] >= MIN_EVENTS)
             alarmed[run] = alarm.any()
             waited[run] = (alarm & (left[1:] >= CAPPED_UNITS * (cap - mean) ** 2)).any()
-        rows.append(Row(name, {"without a cap": ever(alarmed), "waiting, by the cap": ever(waited)}))
+        rows.append(
+            Row(
+                name,
+                {"without a cap": ever(alarmed), "waiting, by the cap": math.nan if math.isinf(cap) else ever(waited)},
+            )
+        )
     return rows
 
 
