@@ -10,7 +10,7 @@ SECONDS ?= 60
 MINUTES ?= 10
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: help demo test clients check serve load bench bench-compile bench-drift bench-lake bench-shadow bench-overload soak prove kinds elec lock clean prove-sequential
+.PHONY: help demo test clients check serve load bench bench-compile bench-drift bench-lake bench-shadow bench-overload soak prove kinds elec lock clean prove-sequential bench-dashboard
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -55,6 +55,10 @@ soak: $(READY) ## mixed traffic for MINUTES=10 while routes change: memory, desc
 
 bench-compile: $(READY) ## compiled forms beside the native library and the usual ONNX conversion; writes loadtests/results/compile.md
 	@$(BIN)/python -m compile.bench
+
+bench-dashboard: $(READY) ## the page over 90 days of traffic in a real browser; writes loadtests/results/dashboard.md
+	@command -v chromium > /dev/null || { echo "make bench-dashboard needs chromium: apt-get install chromium" >&2; exit 2; }
+	@$(BIN)/python -m monitoring.dashboard_bench
 
 bench-lake: $(READY) ## compaction beside a plain write_table, the daily questions to ten million rows; writes loadtests/results/lake.md
 	@$(BIN)/python -m monitoring.lake_bench

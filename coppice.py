@@ -56,6 +56,7 @@ VERBS = {
     "performance": Verb(
         "monitoring.performance_cli:performance", "Watch", "How good each arm was, by outcomes or an estimate."
     ),
+    "dashboard": Verb("monitoring.dashboard_cli:dashboard", "Watch", "Show all of it on one page, in a browser."),
     "demo": Verb("monitoring.demo:demo", "Watch", "The whole way, on built-in data or your own file."),
 }
 EXTRAS = {"training": "train", "compile": "train", "serving": "client", "monitoring": "monitor", "loadtests": "load"}

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from compile.bundle import locate
 from compile.bundle import read as read_bundle
+from compile.runtime import open_predictor
 from loadtests.servers import commit, machine
 from monitoring.compaction import compact, put_outcomes
 from monitoring.demo import Places, verb
@@ -104,7 +105,7 @@ def ask(folder: Path, engine: str, question: str) -> tuple[float, float, str]:
 def make_lake(folder: Path, rows: int) -> Path:
     """A day of `rows` rows by 30 features, in parts as compaction makes them, and outcomes for LABELLED of them."""
     lake, files = Places(folder).lake, open_files(Places(folder).lake)
-    fingerprint = _fingerprint(folder)
+    fingerprint, predictor = read_bundle(_bundle(folder)).schema.fingerprint, open_predictor(_bundle(folder))
     done = folder / f"made-{rows}-{fingerprint[:12]}"
     if done.exists():
         return lake
@@ -115,7 +116,7 @@ def make_lake(folder: Path, rows: int) -> Path:
         hour = made * 24 // rows
         count = min(PART_ROWS, -((hour + 1) * rows // -24) - made)
         ts_us = T0_US + (np.arange(made, made + count) * 24 * HOUR_US // rows)
-        table, outcomes = _made(rng, made, ts_us, fingerprint)
+        table, outcomes = _made(rng, made, ts_us, fingerprint, predictor)
         when = datetime.fromtimestamp(T0_US / 1e6 + hour * 3600, UTC)
         put_table(files, f"model=bench/date={when:%Y-%m-%d}/hour={when:%H}/part-s-{made % 4}-{made:09}.parquet", table)
         put_outcomes(files, f"s-{made:09}", outcomes)
@@ -126,17 +127,16 @@ def make_lake(folder: Path, rows: int) -> Path:
     return lake
 
 
-def _fingerprint(folder: Path) -> str:
-    routed = read_routes(Places(folder).store, "bench")
-    return read_bundle(locate(Places(folder).store, routed.arms["champion"])).schema.fingerprint
+def _bundle(folder: Path) -> Path:
+    return locate(Places(folder).store, read_routes(Places(folder).store, "bench").arms["champion"])
 
 
 def _made(
-    rng: np.random.Generator, first: int, ts_us: np.ndarray[Any, Any], fingerprint: str
+    rng: np.random.Generator, first: int, ts_us: np.ndarray[Any, Any], fingerprint: str, predictor: Any
 ) -> tuple[pa.Table, pa.Table]:
     count = len(ts_us)
     features = rng.normal(size=(count, FEATURES)).round(4)
-    score = 1 / (1 + np.exp(-features[:, 0]))
+    score = predictor.score(features)[:, 0].copy()
     ids = pa.array([f"0{stamp:x}{number:06x}" for stamp, number in zip(ts_us, range(count), strict=True)])
     columns: dict[str, Any] = {
         "ts_us": ts_us, "request_id": ids, "row": np.zeros(count, np.int32), "unit": ids,
@@ -150,7 +150,7 @@ def _made(
         "writer": pa.array([f"s-{first % 4}"] * count),
     }  # fmt: skip
     labelled = np.flatnonzero(rng.random(count) < LABELLED)
-    values = (rng.random(count) < score)[labelled].astype(float)
+    values = (rng.random(count) < 1 / (1 + np.exp(-features[:, 0])))[labelled].astype(float)
     told = pa.table(
         {
             "ts_us": ts_us[labelled] + HOUR_US, "received_us": ts_us[labelled] + HOUR_US,

@@ -105,7 +105,7 @@ def test_help_imports_no_package() -> None:
             "keys",
         ),
         *("routes", "serve", "predict", "compact", "outcomes", "reconcile", "drift", "performance"),
-        *("operations", "alerts", "watch", "demo"),
+        *("operations", "alerts", "watch", "dashboard", "demo"),
     ],
 )
 def test_every_verb_explains_itself(verb: str) -> None:
@@ -150,6 +150,8 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (["operations", "churn", "--server", "http://127.0.0.1:1"], 2, "http://127.0.0.1:1: no metrics"),
         (["alerts", "churn", "--rules", "nowhere.toml"], 2, "nowhere.toml"),
         (["alerts", "../churn"], 2, "../churn"),
+        (["dashboard", "--server", "localhost"], 2, "--server"),
+        (["dashboard", "--engine", "fast"], 2, "--engine"),
         (["demo", "--data", "rows.csv"], 2, "--target"),
     ],
 )
