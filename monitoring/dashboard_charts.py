@@ -58,7 +58,7 @@ def lines(
     told = [value for line in drawn for row in (line.values, line.low, line.high) for value in row if _finite(value)]
     if not told:
         return f'<p class="empty">{html.escape(title)}: nothing to draw.</p>'
-    low, high = _bounds([value for value in [*told, level] if value is not None], from_zero=from_zero)
+    low, high = _bounds([value for value in [*told, level] if _finite(value)], from_zero=from_zero)
 
     def x(place: float) -> float:
         return WIDE * (place - since_us) / ((until_us - since_us) or 1)
