@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeGuard
 
 WIDE, HIGH = 1000, 100
 MOST_DOTS = 40  # of a line, and cells with a gap between them
@@ -250,5 +251,5 @@ def _spans(texts: Sequence[str]) -> str:
     return "".join(f"<span>{html.escape(text)}</span>" for text in texts)
 
 
-def _finite(value: float | None) -> bool:
+def _finite(value: float | None) -> TypeGuard[float]:
     return value is not None and abs(value) <= LARGEST  # which NaN is not, either

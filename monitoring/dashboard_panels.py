@@ -1,8 +1,8 @@
 """A panel of the dashboard: its figures, what it shows of them, and since when and from what they come.
 
 A panel is made by a function of its own, in `dashboard_predictions`, `dashboard_traffic`, `dashboard_checks`,
-`dashboard_release` and `dashboard_glance`. One that fails says why, and the others stay. `figures` is fit for JSON: NaN and
-infinities are null in it.
+`dashboard_release` and `dashboard_glance`. One that fails says why, and the others stay. `figures` is fit for
+JSON: NaN and infinities are null in it.
 """
 
 from __future__ import annotations
