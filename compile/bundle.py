@@ -8,7 +8,7 @@
       model-<sha256>.so   optional: the checkpoint compiled to native code: the backend `native`
       converted.onnx      optional, and alone: a model that only skl2onnx converts: the backend `skl2onnx`
       probe.npz           awkward rows and what the trained model answered to them (`compile.probe`)
-      reference.parquet   optional: a training sample with predictions, what drift is measured against
+      reference.parquet   optional: rows of the training data with predictions, what drift is measured against
       model_card.md       optional; with the pictures that it shows, *.png
       measured.json       what was measured on the machine that built it; outside the digest, so that the same inputs
                           give the same digest

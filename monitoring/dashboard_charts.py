@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeGuard
 
 WIDE, HIGH = 1000, 100
 MOST_DOTS = 40  # of a line, and cells with a gap between them
@@ -58,7 +59,7 @@ def lines(
     told = [value for line in drawn for row in (line.values, line.low, line.high) for value in row if _finite(value)]
     if not told:
         return f'<p class="empty">{html.escape(title)}: nothing to draw.</p>'
-    low, high = _bounds([value for value in [*told, level] if value is not None], from_zero=from_zero)
+    low, high = _bounds([value for value in [*told, level] if _finite(value)], from_zero=from_zero)
 
     def x(place: float) -> float:
         return WIDE * (place - since_us) / ((until_us - since_us) or 1)
@@ -250,5 +251,5 @@ def _spans(texts: Sequence[str]) -> str:
     return "".join(f"<span>{html.escape(text)}</span>" for text in texts)
 
 
-def _finite(value: float | None) -> bool:
+def _finite(value: float | None) -> TypeGuard[float]:
     return value is not None and abs(value) <= LARGEST  # which NaN is not, either

@@ -1,4 +1,4 @@
-"""The panel of what the model said: how often which scores, of each arm, over what it said of its training sample.
+"""The panel of what the model said: how often which scores, of each arm, over what it said of its reference.
 
     predictions   {"edges", "arms": [{"arm", "version", "shadow", "rows", "counts": [40]}], "reference": {"version", "rows",
                   "counts"} or null}
@@ -49,7 +49,7 @@ def predictions(sources: Sources, asked: Asked) -> Panel:
         ["score from", *(name for name, _ in drawn), *(["reference"] if known else [])], rows, summary="Numbers"
     )
     source = found.source + (
-        f" Reference: {known['rows']:,} training rows of version {known['version']}." if known else ""
+        f" Reference: {known['rows']:,} rows kept from the training of version {known['version']}." if known else ""
     )
     return Panel({"edges": list(found.edges), "arms": arms, "reference": known}, body, source)
 

@@ -28,7 +28,7 @@ TAIL = 0.001  # of the reference's scores, on either side, which do not widen a 
 
 @dataclass(frozen=True)
 class Bundle:
-    """`scores`: what the model said of its training sample, the first of several outputs; None without a reference."""
+    """`scores`: what the model said of its reference, the first of several outputs; None without a reference."""
 
     manifest: Manifest
     scores: npt.NDArray[np.float64] | None

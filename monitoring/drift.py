@@ -1,6 +1,6 @@
 """Has the traffic moved away from what the model was trained on? One window against the reference, column by column.
 
-The window is what the lake says was served; the reference is the training sample that travels in the bundle, with the
+The window is what the lake says was served; the reference is the sample that travels in the bundle, with the
 model's own predictions. Both are encoded by the model's schema (`monitoring.sides`), so that the same value looks the same.
 
 Everything that a window is asked is one family (`monitoring.family`): of windows from the reference's own population at

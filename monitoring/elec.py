@@ -217,9 +217,8 @@ def _why(weeks: Weeks) -> str:
     features = [name for name in names if name != "prediction"]
     return (
         "Each week is held against all of the training rows, half a year: that it differs is true, and alone no reason to "
-        "act; which weeks the model was worse in, the labels say. It reads "
-        f"{len(features)} columns ({', '.join(features)}): the others never "
-        "changed in the first fifth, so that nothing could be learned from them."
+        f"act; which weeks the model was worse in, the labels say. It reads {len(features)} columns "
+        f"({', '.join(features)}): the others never changed in the first fifth, so that nothing could be learned from them."
     )
 
 

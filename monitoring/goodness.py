@@ -5,7 +5,7 @@ Rows are taken as independent; a million are as quick as they are many, so nothi
     shares (accuracy, precision, recall)       Wilson's interval (1927)
     roc_auc                                    DeLong, DeLong and Clarke-Pearson (1988), on the logit scale
     f1, macro_f1                               redraws of the confusion matrix, which is all they depend on
-    means (log_loss, brier, mae, rmse, bias)   normal, from the rows' own variance; rmse: the root of the mean square's
+    means (log_loss, brier, mae, rmse, bias)   normal, from the rows' own variance; rmse on the scale of its logarithm
     r2                                         the delta method on both of its sums
     calibration_error                          ten groups of equally many rows; no interval (`training.intervals` says why)
 
@@ -72,9 +72,7 @@ def multiclass(scores: Floats, truth: npt.NDArray[np.intp]) -> dict[str, Interva
 def regression(answer: Floats, truth: Floats) -> dict[str, Interval]:
     """Each of REGRESSION; bias is positive where answers are too high."""
     off = answer - truth
-    squares = mean(off**2)
-    ends = [None if end is None else max(end, 0.0) ** 0.5 for end in (squares.value, squares.low, squares.high)]
-    return {"mae": mean(np.abs(off)), "rmse": Interval(*ends), "r2": _r2(off, truth), "bias": mean(off)}
+    return {"mae": mean(np.abs(off)), "rmse": _rmse(off), "r2": _r2(off, truth), "bias": mean(off)}
 
 
 def share(part: int, whole: int) -> Interval:
@@ -132,6 +130,15 @@ def _f1(confusion: npt.NDArray[np.int64], only: int | None) -> Floats:
             return np.asarray(each[:, only], dtype=np.float64)
         there = either > 0
         return np.asarray(np.where(there, each, 0.0).sum(axis=1) / there.sum(axis=1), dtype=np.float64)
+
+
+def _rmse(off: Floats) -> Interval:
+    squares = mean(off**2)
+    if squares.value is None or squares.high is None or squares.value == 0:
+        return Interval(squares.value, None, None)
+    half = (squares.high - squares.value) / squares.value / 2  # on the logarithm, and of the root
+    value = squares.value**0.5
+    return Interval(value, value * float(np.exp(-half)), value * float(np.exp(half)))
 
 
 def _r2(off: Floats, truth: Floats) -> Interval:

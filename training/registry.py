@@ -4,7 +4,7 @@ A reference names a version: `churn@champion` (an alias), `churn@3` (a version),
 carries beside the native model lies in its run's artifacts:
 
     schema.json         the FeatureSchema, canonical
-    reference.parquet   a sample of the training rows: raw columns, and `prediction`, the model's answer
+    reference.parquet   rows that the model was not fitted to: raw columns, and `prediction`, the model's answer
                         (of several classes, `prediction[label]` for each)
     holdout.parquet     raw columns, and the target
     model_card.md       six sections; with the pictures that it shows, *.png

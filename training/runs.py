@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -68,7 +68,8 @@ def record(
             for title, picture in drawn.items():
                 (carried / title).write_bytes(picture)
             mlflow.log_text(page(verdict.card, drawn), "model_card.html")
-            _write_reference(carried / registry.REFERENCE, dataset, schema, fitted, parts["train"], recipe.seed)
+            unseen = [parts["holdout"], *([] if recipe.rounds.refit else [parts["validation"]])]
+            _write_reference(carried / registry.REFERENCE, dataset, schema, fitted, unseen, recipe.seed)
             held_out = parts["holdout"].frame[list(schema.names)]
             held_out.assign(**{dataset.target: _told(dataset, parts["holdout"])}).to_parquet(
                 carried / registry.HOLDOUT, index=False
@@ -117,18 +118,21 @@ def _told(dataset: Dataset, part: Part) -> Labels:
 
 
 def _write_reference(
-    path: Path, dataset: Dataset, schema: FeatureSchema, fitted: boosters.Fitted, train: Part, seed: int
+    path: Path, dataset: Dataset, schema: FeatureSchema, fitted: boosters.Fitted, unseen: Sequence[Part], seed: int
 ) -> None:
-    """What drift is measured against: training rows as they came, with what the model says of them."""
-    picked = np.arange(len(train.labels))
+    """What drift is measured against: rows as they came, with what the model says of them. Of rows that it was fitted to a
+    model is surer than of new ones, so traffic without any drift would differ from them."""
+    matrix = np.concatenate([part.matrix for part in unseen])
+    frame = dataset.features.iloc[np.concatenate([part.rows for part in unseen])][list(schema.names)]
+    picked = np.arange(len(matrix))
     if len(picked) > REFERENCE_ROWS:
         picked = np.sort(np.random.default_rng(seed).choice(len(picked), REFERENCE_ROWS, replace=False))
-    said = boosters.probability(fitted.booster, schema, train.matrix[picked])
+    said = boosters.probability(fitted.booster, schema, matrix[picked])
     if said.ndim == 1:
         told = {"prediction": said}
     else:
         told = {f"prediction[{label}]": said[:, k] for k, label in enumerate(dataset.classes)}
-    train.frame.iloc[picked][list(schema.names)].assign(**told).to_parquet(path, index=False)
+    frame.iloc[picked].assign(**told).to_parquet(path, index=False)
 
 
 def _log_model(recipe: Recipe, schema: FeatureSchema, fitted: boosters.Fitted, sample: Matrix) -> str:
