@@ -172,7 +172,11 @@ def page(title: str, figures: dict[str, Any], broken: list[str], bounds: Bounds)
     lines = [f"## Load: {title}", "", f"**{verdict_}**", "", "| | measured | bound |", "|---|---|---|"]
     lines += [f"| {name} | {got} | {most} |" for name, got, most in rows]
     if figures["stages"]:
-        lines += ["", "| stage | wanted | achieved | p50 ms | p95 ms | p99 ms | failed |", "|---|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            "| stage | wanted | achieved | p50 ms | p95 ms | p99 ms | failed |",
+            "|---|---|---|---|---|---|---|",
+        ]
         for n, stage in enumerate(figures["stages"], start=1):
             lines.append(
                 f"| {n}{'' if stage['judged'] else ', not judged'} | {stage['wanted_rate']:.0f}/s | {stage['rate']:.0f}/s "
@@ -203,7 +207,7 @@ def _held(stage: dict[str, Any], bounds: Bounds) -> bool:
     """NaN holds nothing."""
     quick = bounds.p95_ms is None or stage["p95_ms"] < bounds.p95_ms
     quick = quick and (bounds.p99_ms is None or stage["p99_ms"] < bounds.p99_ms)
-    return quick and stage["rate"] >= (bounds.achieved or 0.0) * stage["wanted_rate"]
+    return bool(quick and stage["rate"] >= (bounds.achieved or 0.0) * stage["wanted_rate"])
 
 
 def _stage(due: npt.NDArray[np.float64], took: npt.NDArray[np.float64], stage: Stage, judged: Mask) -> dict[str, Any]:

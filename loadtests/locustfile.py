@@ -1,6 +1,6 @@
 """The load test: Locust's users, what they ask, and a service level that sets the exit code. A black box: HTTP is all it knows.
 
-    locust -f loadtests/locustfile.py --headless --load-profile constant --host http://127.0.0.1:8000     (make load PROFILE=...)
+    locust -f loadtests/locustfile.py --headless --load-profile constant --host http://127.0.0.1:8000    (make load PROFILE=...)
     locust -f loadtests/locustfile.py --headless --users 50 --spawn-rate 50 --run-time 60s --rate 1000 --host ...
 
 A profile (loadtests.profiles) says what is asked, how it arrives, how many connections there are, when the run ends and what
@@ -151,16 +151,13 @@ class Caller(FastHttpUser):
         headers = HEADERS | ({"x-unit": request.unit} if request.unit and not run.path else {})
         sent = time.perf_counter()
         answer = self.client.post(path, data=request.body, headers=headers, name=path)
-        if run.path:
-            good = bool(answer.ok)
-        else:
-            good = traffic.succeeded(request, answer.status_code)
+        good = bool(answer.ok) if run.path else traffic.succeeded(request, answer.status_code)
         if good:
-            run.traffic.answered(request, answer.headers.get("x-request-id", "") if not run.path else "")
+            run.traffic.answered(request, str(answer.headers.get("x-request-id", "")) if answer.headers else "")
             run.book.answered(sent - run.began, 1e3 * (time.perf_counter() - sent))
         else:
             run.failures += 1
-            run.book.failed(sent - run.began, f"{path} answered {answer.status_code or answer.error}")
+            run.book.failed(sent - run.began, f"{path} answered {answer.status_code}")  # 0: not at all
         run.requests += 1
         run.book.ended_s = time.perf_counter() - run.began
 
@@ -223,7 +220,10 @@ def _judge(environment: Any, **_: Any) -> None:
     if not profile.is_open:
         figures |= {"requests": run.requests, "failures": run.failures}
         figures["wanted_rate"] = shape.arrivals / shape.seconds  # of which the users may have asked less
-    figures["rows_answered"], figures["outcomes_written"] = dict(run.traffic.rows_answered), run.traffic.outcomes_written
+    figures["rows_answered"], figures["outcomes_written"] = (
+        dict(run.traffic.rows_answered),
+        run.traffic.outcomes_written,
+    )
     broken = gate.verdict(figures, profile.bounds)
     print(gate.line(figures))
     print(f"service level {'broken: ' + '; '.join(broken) if broken else 'held'}")
