@@ -109,10 +109,11 @@ def _run(server: Server, rows: Path, options: argparse.Namespace) -> dict[str, A
 
 def _page(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> str:
     given = [f"--{name} {getattr(options, name):g}" for name in ("rate", "seconds") if getattr(options, name)]
+    call = ["python -m loadtests.level", f"--runs {options.runs}", f"--profile {options.profile}", *given]
     lines = [
         "# Service level",
         "",
-        f"`{' '.join(['python -m loadtests.level', f'--runs {options.runs}', f'--profile {options.profile}', *given])}`, commit "
+        f"`{' '.join(call)}`, commit "
         f"{commit()}, {datetime.now(UTC):%Y-%m-%d}, {machine()}. Server ({options.workers} worker) and Locust share the cores; "
         f"medians of {options.runs} runs by turns, lowest and highest beside them; milliseconds from when a request was due.",
         "",
