@@ -63,7 +63,7 @@ bench-knee: $(READY) ## an open loop from 100/s to three times the capacity, 1 a
 
 profile: $(READY) ## a flame graph of a worker under load, and what each step of a request costs; writes loadtests/results/profile.md
 	@command -v wrk > /dev/null || { echo "make profile needs wrk: apt-get install wrk" >&2; exit 2; }
-	@$(BIN)/python -m loadtests.profile
+	@$(BIN)/python -m loadtests.profiling
 
 soak: $(READY) ## mixed traffic for MINUTES=10 while routes change: memory, descriptors, errors, the log's books
 	@$(BIN)/python -m loadtests.soak --minutes $(MINUTES)

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import uvicorn
@@ -43,13 +43,13 @@ class StepsUnknown(Exception):
     """The model's requests are not C's to answer at once: there is nothing to split."""
 
 
-async def split(store: Path, model: str, passes: int = PASSES) -> dict[str, float]:
+async def split(store: Path, model: str, passes: int = PASSES, *, http: Literal["direct", "python"] = "direct") -> dict[str, float]:
     """µs by step, and of the whole. Raises StepsUnknown."""
     loop = asyncio.get_running_loop()
     with tempfile.TemporaryDirectory() as folder:
         slot = page.Page.create(Path(folder) / "steps.page", 1).slot(0)
         log = TrafficLog(Path(folder), server="steps", worker=0, slot=slot, max_blocks=1 << 20)
-        settings = Settings(store=str(store), traffic=Path(folder))
+        settings = Settings(store=str(store), traffic=Path(folder), http=http)
         try:
             snapshot = Loader(settings, log, slot, loop).load(model)
             door = worker.make_door(settings, slot)

@@ -1,6 +1,6 @@
 """Where a worker's time goes: a flame graph of it under load, and what each step of a request costs, added up and compared.
 
-    python -m loadtests.profile [--rounds 5] [--seconds 3]      (make profile; needs wrk, and py-spy where it may look)
+    python -m loadtests.profiling [--rounds 5] [--seconds 3]      (make profile; needs wrk, and py-spy where it may look)
 
 The CPU time of a request is measured from outside, as the worker's main thread spent it (/proc) over so many requests of wrk.
 Beside that stand its parts, each measured by itself: what the kernel and the event loop take for a request of the same
@@ -61,7 +61,7 @@ class Costs:
 def main() -> None:
     options = _options()
     need_wrk()
-    cores = two_cores("loadtests.profile")
+    cores = two_cores("loadtests.profiling")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         rows = materials.data(folder)
@@ -102,9 +102,8 @@ def measured(ours: Server, floor: Server, rows: Path, rounds: int, seconds: floa
         costs.loop_us.append(loop_us)
         costs.others_us.append(others_us)
         costs.floor_us.append(floor_us)
-        say(
-            f"round {n + 1} of {rounds}: the loop {loop_us:.2f} µs a request, the floor's {floor_us:.2f}, the log {others_us:.2f}"
-        )
+        told = f"the loop {loop_us:.2f} µs a request, the floor's {floor_us:.2f}, the log {others_us:.2f}"
+        say(f"round {n + 1} of {rounds}: {told}")
     return costs
 
 
@@ -180,10 +179,12 @@ def page(costs: Costs, steps: dict[str, float], graph: Path | str, options: argp
     total = floor + sum(parts.values())
     off = total / loop - 1
     met = abs(off) <= WITHIN
+    sum_ = f"the steps add up to {total:.2f} µs, {off:+.1%} of the {loop:.2f} measured (within {WITHIN:.0%})"
+    inner = f"{whole:.2f} µs in one piece, {sum(parts.values()):.2f} by steps"
     lines = [
         "# Profile",
         "",
-        f"`python -m loadtests.profile --rounds {options.rounds} --seconds {options.seconds:g}`, commit {commit()}, "
+        f"`python -m loadtests.profiling --rounds {options.rounds} --seconds {options.seconds:g}`, commit {commit()}, "
         f"{datetime.now(UTC):%Y-%m-%d}, {machine()}. One worker on one core, wrk with {CONNECTIONS} connections on another; "
         f"{materials.WIDTH} numeric features, {materials.TREES} trees of depth 6, a split, every row logged. CPU time of the "
         f"worker's main thread a request, by /proc; medians of {options.rounds} rounds by turns.",
@@ -195,8 +196,8 @@ def page(costs: Costs, steps: dict[str, float], graph: Path | str, options: argp
         _row("together", total, total, "sum"),
         _row("measured", loop, total, f"CPU time of the worker, {min(costs.loop_us):.2f} - {max(costs.loop_us):.2f}"),
         "",
-        f"- {'met' if met else 'MISSED'}: the steps add up to {total:.2f} µs, {off:+.1%} of the {loop:.2f} measured (within {WITHIN:.0%})",
-        f"- from bytes in to bytes out, without socket and loop: {whole:.2f} µs in one piece, {sum(parts.values()):.2f} by steps",
+        f"- {'met' if met else 'MISSED'}: {sum_}",
+        f"- from bytes in to bytes out, without socket and loop: {inner}",
         f"- other threads, which write the log: {others:.2f} µs a request, beside the loop",
         f"- flame graph: {graph}",
         "",
