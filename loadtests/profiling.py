@@ -3,11 +3,10 @@
     python -m loadtests.profiling [--rounds 5] [--seconds 3]      (make profile; needs wrk, and py-spy where it may look)
 
 The CPU time of a request is measured from outside, as the worker's main thread spent it (/proc) over so many requests of wrk.
-Beside that stand its parts, each measured by itself: what the kernel and the event loop take for a request of the same
-size, of a server that answers a constant (loadtests.peers.floor), under the same load, by turns; and the steps between the
-bytes read and the bytes written, of `python -m serving.steps`. The parts should add up to the whole within `WITHIN`. The
-thread that writes the log is measured by its own time. Writes loadtests/results/profile.md; the flame graph goes to
-var/profile.
+Beside that stand servers that stop a request on its way and answer a constant (`python -m serving.steps --serve`), under the
+same load, by turns: a step is the difference of two of them. What the last of them takes, which goes all the way, should be
+what the worker takes, within `WITHIN`: then no more is in the worker than the steps. The log's own thread is measured by its
+own time. Writes loadtests/results/profile.md; the flame graph goes to var/profile.
 """
 
 from __future__ import annotations
@@ -42,20 +41,20 @@ from loadtests.servers import (
 )
 from loadtests.wrk import need_wrk, run_wrk
 
-OURS, FLOOR = "coppice", "floor"
+OURS = "coppice"
 PATH, CONNECTIONS = "/predict/ab", 64
 WITHIN = 0.10
-WHOLE = "the whole"  # how the last line of serving.steps begins
+PLACES = ("floor", "head", "arm", "row", "score", "answer", "whole")  # of serving.steps
 NOISE_S = 0.5  # of the first load: caches and predictors
 
 
 @dataclass(frozen=True)
 class Costs:
-    """µs a request, of one round each: the main thread's CPU time, of ours and of the floor's; that of our other threads."""
+    """CPU µs a request, one a round: of the worker's main thread, of its others, and of each place's main thread."""
 
     loop_us: list[float]
-    floor_us: list[float]
     others_us: list[float]
+    places_us: dict[str, list[float]]
 
 
 def main() -> None:
@@ -67,12 +66,14 @@ def main() -> None:
         rows = materials.data(folder)
         materials.small_models(folder)
         with ExitStack() as running:
-            plans = [coppice_plan(OURS, 18760, "bench", "--workers", "1"), floor_plan(18761)]
-            ours, floor = (running.enter_context(serving(plan, folder, cores[:1])) for plan in plans)
-            costs = measured(ours, floor, rows, options.rounds, options.seconds, cores[1:2])
+            ours = running.enter_context(
+                serving(coppice_plan(OURS, 18760, "bench", "--workers", "1"), folder, cores[:1])
+            )
+            places = [running.enter_context(serving(plan, folder, cores[:1])) for plan in place_plans("bench", 18761)]
+            costs = measured(ours, places, rows, options.rounds, options.seconds, cores[1:2])
             graph = flame_graph(ours, rows, options.graphs, max(3, options.seconds), cores[1:2])
-        steps = steps_of(folder / "var/releases", "bench", cores[:1])
-    text, met = page(costs, steps, graph, options)
+        warm = steps_of(folder / "var/releases", "bench", rows, cores[:1])
+    text, met = page(costs, warm, graph, options)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "profile.md").write_text(text, encoding="utf-8")
     print(text)
@@ -88,22 +89,23 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def floor_plan(port: int, size: int = 420) -> Plan:
-    return Plan(FLOOR, [sys.executable, "-m", "loadtests.peers.floor", "--bytes", str(size)], port, "/")
+def place_plans(model: str, port: int, store: str = "var/releases") -> list[Plan]:
+    call = [sys.executable, "-m", "serving.steps", store, model, "--serve"]
+    return [Plan(place, [*call, place], port + n, "/") for n, place in enumerate(PLACES)]
 
 
-def measured(ours: Server, floor: Server, rows: Path, rounds: int, seconds: float, client: list[int]) -> Costs:
-    costs = Costs([], [], [])
-    for server in (ours, floor):
+def measured(ours: Server, places: list[Server], rows: Path, rounds: int, seconds: float, client: list[int]) -> Costs:
+    costs = Costs([], [], {place.title: [] for place in places})
+    for server in (ours, *places):
         run_wrk(server, PATH, rows, CONNECTIONS, NOISE_S, client)
     for n in range(rounds):
         loop_us, others_us = _of_threads(ours, rows, seconds, client)
-        floor_us, _ = _of_threads(floor, rows, seconds, client)
         costs.loop_us.append(loop_us)
         costs.others_us.append(others_us)
-        costs.floor_us.append(floor_us)
-        told = f"the loop {loop_us:.2f} µs a request, the floor's {floor_us:.2f}, the log {others_us:.2f}"
-        say(f"round {n + 1} of {rounds}: {told}")
+        for place in places:
+            costs.places_us[place.title].append(_of_threads(place, rows, seconds, client)[0])
+        told = ", ".join(f"{name} {each[-1]:.2f}" for name, each in costs.places_us.items())
+        say(f"round {n + 1} of {rounds}: the worker {loop_us:.2f} µs a request; {told}")
     return costs
 
 
@@ -152,7 +154,7 @@ def flame_graph(server: Server, rows: Path, folder: Path, seconds: float, client
     return out
 
 
-def steps_of(store: Path, model: str, cores: list[int]) -> dict[str, float]:
+def steps_of(store: Path, model: str, rows: Path, cores: list[int]) -> dict[str, float]:
     """µs by step, on the core that the server had."""
     call = [
         "taskset",
@@ -165,6 +167,7 @@ def steps_of(store: Path, model: str, cores: list[int]) -> dict[str, float]:
         model,
         "--json",
     ]
+    call += ["--rows", str(rows)]
     ran = subprocess.run(call, env=clean_environment(), capture_output=True, text=True, check=False)
     if ran.returncode:
         sys.exit(f"serving.steps: {ran.stderr}")
@@ -172,41 +175,51 @@ def steps_of(store: Path, model: str, cores: list[int]) -> dict[str, float]:
     return steps
 
 
-def page(costs: Costs, steps: dict[str, float], graph: Path | str, options: argparse.Namespace) -> tuple[str, bool]:
-    whole = next(us for name, us in steps.items() if name.startswith(WHOLE))
-    parts = {name: us for name, us in steps.items() if not name.startswith(WHOLE)}
-    loop, floor, others = (statistics.median(each) for each in (costs.loop_us, costs.floor_us, costs.others_us))
-    total = floor + sum(parts.values())
+def steps(at: dict[str, float], log_us: float) -> dict[str, float]:
+    """µs by step, from what the places take."""
+    return {
+        "socket and event loop: epoll, recv, send": at["floor"],
+        "parse: call into C, request line, headers": at["head"] - at["floor"],
+        "route: request id, arm of the unit": at["arm"] - at["head"],
+        "decode: JSON to a row": at["row"] - at["arm"],
+        "queue: none, it is scored at once": 0.0,
+        "score: the model": at["score"] - at["row"],
+        "encode: the answer, and to count it": at["answer"] - at["score"] - log_us,
+        "log: a row into the block": log_us,
+        "protocol: the class in Python around it": at["whole"] - at["answer"],
+    }
+
+
+def page(costs: Costs, warm: dict[str, float], graph: Path | str, options: argparse.Namespace) -> tuple[str, bool]:
+    """`warm`: µs by step as serving.steps tells them."""
+    log_us = next(us for name, us in warm.items() if name.startswith("log"))
+    parts = steps({place: statistics.median(each) for place, each in costs.places_us.items()}, log_us)
+    loop, others, total = statistics.median(costs.loop_us), statistics.median(costs.others_us), sum(parts.values())
     off = total / loop - 1
     met = abs(off) <= WITHIN
     sum_ = f"the steps add up to {total:.2f} µs, {off:+.1%} of the {loop:.2f} measured (within {WITHIN:.0%})"
-    inner = f"{whole:.2f} µs in one piece, {sum(parts.values()):.2f} by steps"
+    cached = ", ".join(f"{name} {us:.2f}" for name, us in warm.items())
     lines = [
         "# Profile",
         "",
         f"`python -m loadtests.profiling --rounds {options.rounds} --seconds {options.seconds:g}`, commit {commit()}, "
-        f"{datetime.now(UTC):%Y-%m-%d}, {machine()}. One worker on one core, wrk with {CONNECTIONS} connections on another; "
+        f"{datetime.now(UTC):%Y-%m-%d}, {machine()}. Servers on one core, wrk with {CONNECTIONS} connections on another; "
         f"{materials.WIDTH} numeric features, {materials.TREES} trees of depth 6, a split, every row logged. CPU time of the "
-        f"worker's main thread a request, by /proc; medians of {options.rounds} rounds by turns.",
+        f"main thread a request; medians of {options.rounds} rounds by turns.",
         "",
-        "| step of a request | µs | share | how it was measured |",
-        "|---|---|---|---|",
-        _row("socket and event loop: epoll, recv, send", floor, total, "CPU time of a server that answers a constant"),
-        *(_row(name, us, total, "difference of two places where the request is stopped") for name, us in parts.items()),
-        _row("together", total, total, "sum"),
-        _row("measured", loop, total, f"CPU time of the worker, {min(costs.loop_us):.2f} - {max(costs.loop_us):.2f}"),
+        "| step of a request | µs | share |",
+        "|---|---|---|",
+        *(f"| {name} | {us:.2f} | {us / total:.0%} |" for name, us in parts.items()),
+        f"| together | {total:.2f} | 100% |",
+        f"| the worker, measured: {min(costs.loop_us):.2f} - {max(costs.loop_us):.2f} | {loop:.2f} | {loop / total:.0%} |",
         "",
         f"- {'met' if met else 'MISSED'}: {sum_}",
-        f"- from bytes in to bytes out, without socket and loop: {inner}",
         f"- other threads, which write the log: {others:.2f} µs a request, beside the loop",
+        f"- without sockets and with warm caches (`python -m serving.steps`): {cached}",
         f"- flame graph: {graph}",
         "",
     ]
     return "\n".join(lines), met
-
-
-def _row(name: str, us: float, total: float, how: str) -> str:
-    return f"| {name} | {us:.2f} | {us / total:.0%} | {how} |"
 
 
 if __name__ == "__main__":
