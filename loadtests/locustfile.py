@@ -14,6 +14,7 @@ started. Exit code 1: a bound is broken; 2: the profile, the rows or the server 
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import sys
@@ -49,6 +50,8 @@ class Run:
         self.schedule = Schedule(instants, profile.seconds, CATCH_UP_S) if profile.is_open else None
 
     def begin(self) -> None:
+        gc.collect()
+        gc.freeze()  # what is here stays; a collection that looked at all of it would be in somebody's latency
         self.generator.begin()
         self.book = gate.Book(reasons=self.book.reasons)  # what failed before counts, its times do not
         if self.schedule is not None:

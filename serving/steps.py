@@ -72,9 +72,12 @@ async def _laid_out(
             log.close(30)
 
 
-def _protocol(door: Door) -> Any:
-    config = uvicorn.Config(_nothing, http=direct(door), log_config=None, lifespan="off")
-    return direct(door)(config, uvicorn.Server(config).server_state, {}, asyncio.get_running_loop())
+def _protocols(door: Door) -> Callable[[], Any]:
+    """One for each connection, of one server: what they share is laid out once."""
+    made = direct(door)
+    config = uvicorn.Config(_nothing, http=made, log_config=None, lifespan="off")
+    state, loop = uvicorn.Server(config).server_state, asyncio.get_running_loop()
+    return lambda: made(config, state, {}, loop)
 
 
 async def split(
@@ -88,7 +91,7 @@ async def split(
     """µs by step, and of the whole. Raises StepsUnknown."""
     async with _laid_out(store, model, http) as (door, snapshot):
         assert door.quick is not None
-        protocol = _protocol(door)
+        protocol = _protocols(door)()
         protocol.connection_made(Discard())
         places = _Places(door.quick, snapshot, protocol, _requests(snapshot, rows))
         return _steps(places.timed(passes))
@@ -99,7 +102,7 @@ async def serve(store: Path, model: str, place: str, port: int) -> None:
     async with _laid_out(store, model) as (door, snapshot):
         assert door.quick is not None
         step = _Places(door.quick, snapshot, None, []).on_the_way(place) if place != "whole" else None
-        factory = (lambda: Stopped(step)) if step is not None else lambda: _protocol(door)
+        factory = (lambda: Stopped(step)) if step is not None else _protocols(door)
         server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", port, backlog=1024)
         await server.serve_forever()
 
