@@ -5,12 +5,11 @@ READY := .venv/ready
 CLIENTS := .venv-clients/ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV := $(BIN)/uv --system-certs pip
-RATE ?= 1000
-SECONDS ?= 60
+PROFILE ?= constant
 MINUTES ?= 10
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: help demo test clients check serve load bench bench-compile bench-drift bench-lake bench-shadow bench-overload soak prove kinds elec lock clean prove-sequential bench-dashboard
+.PHONY: help demo test clients check serve load bench bench-compile bench-drift bench-lake bench-shadow bench-overload soak prove kinds elec lock clean prove-sequential bench-dashboard load-gate profile bench-load bench-knee
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -33,10 +32,11 @@ check: $(READY) ## lint, format, types, import contracts
 serve: $(READY) ## serve what ./var/releases routes
 	@$(BIN)/coppice serve
 
-load: $(READY) ## Locust at RATE=1000 for SECONDS=60 against HOST; its exit code is the service level's
-	@mkdir -p var/load
-	@$(BIN)/locust -f loadtests/locustfile.py --headless --only-summary --users 50 --spawn-rate 50 --run-time $(SECONDS)s \
-		--rate $(RATE) --host $(HOST) --csv var/load/locust --html var/load/report.html --summary var/load/summary.json
+load: $(READY) ## Locust by PROFILE=constant (1,000/s for 60 s; RATE=, SECONDS= change it) against HOST; exit code: the service level's
+	@rm -rf var/load && mkdir -p var/load
+	@$(BIN)/python -m locust -f loadtests/locustfile.py --headless --only-summary --loglevel WARNING --host $(HOST) \
+		--load-profile $(PROFILE) $(if $(RATE),--rate $(RATE)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ROWS),--rows $(ROWS)) \
+		--csv var/load/locust --html var/load/report.html --summary var/load/summary.json --markdown var/load/summary.md
 
 bench: $(READY) ## wrk: bare app, Coppice (a shadow, two workers, batches), the naive endpoint, interleaved
 	@command -v wrk > /dev/null || { echo "make bench needs wrk: apt-get install wrk" >&2; exit 2; }
@@ -49,6 +49,21 @@ bench-shadow: $(READY) ## the same load with and without a shadow on every reque
 bench-overload: $(READY) ## h2load at three times the capacity, an open loop; writes loadtests/results/overload.md
 	@command -v h2load > /dev/null || { echo "make bench-overload needs h2load: apt-get install nghttp2-client" >&2; exit 2; }
 	@$(BIN)/python -m loadtests.overload
+
+load-gate: $(READY) ## the same against a server of its own, with a split, log and shadow on; what CI runs
+	@rm -rf var/load && mkdir -p var/load
+	@$(BIN)/python -m loadtests.level --runs 1 --alone --out var/load --profile $(PROFILE) \
+		$(if $(RATE),--rate $(RATE)) $(if $(SECONDS),--seconds $(SECONDS))
+
+bench-load: $(READY) ## five runs of it by turns with a bare ASGI app; writes loadtests/results/level.md
+	@$(BIN)/python -m loadtests.level --profile $(PROFILE) $(if $(RATE),--rate $(RATE)) $(if $(SECONDS),--seconds $(SECONDS))
+
+bench-knee: $(READY) ## an open loop from 100/s to three times the capacity, 1 and 2 workers; writes loadtests/results/knee.md
+	@$(BIN)/python -m loadtests.knee
+
+profile: $(READY) ## a flame graph of a worker under load, and what each step of a request costs; writes loadtests/results/profile.md
+	@command -v wrk > /dev/null || { echo "make profile needs wrk: apt-get install wrk" >&2; exit 2; }
+	@$(BIN)/python -m loadtests.profiling
 
 soak: $(READY) ## mixed traffic for MINUTES=10 while routes change: memory, descriptors, errors, the log's books
 	@$(BIN)/python -m loadtests.soak --minutes $(MINUTES)

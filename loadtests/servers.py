@@ -119,7 +119,16 @@ def cpu_s(server: Server) -> float:
 
 
 def process_cpu_s(pid: int) -> float:
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return _stat_cpu_s(f"/proc/{pid}/stat")
+
+
+def thread_cpu_s(pid: int) -> dict[int, float]:
+    """CPU seconds by thread; the main thread's number is the process's."""
+    return {int(name): _stat_cpu_s(f"/proc/{pid}/task/{name}/stat") for name in os.listdir(f"/proc/{pid}/task")}
+
+
+def _stat_cpu_s(path: str) -> float:
+    fields = _read(path).rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 

@@ -28,6 +28,7 @@ class Sample(NamedTuple):
     p99_us: float
     per_cpu_s: float  # requests per CPU-second of the server's processes that answer
     largest_share: float  # of the requests: what the busiest worker served; NaN where there are no workers
+    requests: int = 0
 
 
 def need_wrk() -> None:
@@ -56,6 +57,7 @@ def run_wrk(server: Server, path: str, rows: Path, connections: int, seconds: fl
         p99_us=p99,
         per_cpu_s=requests / spent_s if spent_s > 0 else float("nan"),
         largest_share=max(served) / sum(served) if sum(served) else float("nan"),
+        requests=int(requests),
     )
 
 
