@@ -10,7 +10,7 @@ SECONDS ?= 60
 MINUTES ?= 10
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: help demo test clients check serve load bench bench-compile bench-drift bench-lake bench-shadow bench-overload soak prove kinds elec lock clean
+.PHONY: help demo test clients check serve load bench bench-compile bench-drift bench-lake bench-shadow bench-overload soak prove kinds elec lock clean prove-sequential
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -64,6 +64,9 @@ bench-drift: $(READY) ## drift: false alarms and power, beside Evidently's defau
 
 prove: $(READY) $(CLIENTS) ## every law at full size; writes docs/prove.md and docs/kinds.md
 	@LAWS=full $(BIN)/python -m pytest --page=docs/prove.md --kinds=docs/kinds.md
+
+prove-sequential: $(READY) ## 4,000 made-up experiments a line, looked at after every batch; writes docs/sequential.md's tables
+	@$(BIN)/python -m monitoring.sequential_proof
 
 kinds: $(READY) ## each kind of model against its own library, at full size; writes docs/kinds.md
 	@LAWS=full $(BIN)/python -m pytest tests/compile/test_kinds.py --kinds=docs/kinds.md

@@ -3,6 +3,7 @@
 MonitoringError       exit code 2 on the command line
 ├── LakeRefused       a folder or file of the lake that can't be read or written; names it
 ├── OutcomesRefused   a file of outcomes with a row that is none; names the row and the field
+├── PlanRefused       an experiment's plan that makes no sense; names the field
 ├── TooLittleData     a window with too few rows to say anything
 ├── RulesRefused      a file of alert rules that is not in order; names the rule and the field
 ├── ServerSilent      a server whose metrics could not be read; names it
@@ -24,6 +25,10 @@ class LakeRefused(MonitoringError):
 
 
 class OutcomesRefused(MonitoringError):
+    pass
+
+
+class PlanRefused(MonitoringError):
     pass
 
 
