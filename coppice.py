@@ -56,6 +56,8 @@ VERBS = {
     "performance": Verb(
         "monitoring.performance_cli:performance", "Watch", "How good each arm was, by outcomes or an estimate."
     ),
+    "experiment": Verb("monitoring.experiment_cli:app", "Watch", "Experiments: plan, start, look at, report on, stop."),
+    "decide": Verb("monitoring.decide_cli:decide", "Watch", "Judge the experiment; ramp, promote or roll back by it."),
     "demo": Verb("monitoring.demo:demo", "Watch", "The whole way, on built-in data or your own file."),
 }
 EXTRAS = {"training": "train", "compile": "train", "serving": "client", "monitoring": "monitor", "loadtests": "load"}

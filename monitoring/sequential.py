@@ -63,7 +63,7 @@ __all__ = [
 def always_valid_p(log_e: float) -> float:
     """min(1, 1/e): at most alpha, at any time, with probability at most alpha where there is nothing to find.
 
-    >>> always_valid_p(math.log(20)), always_valid_p(-3.0)
+    >>> round(always_valid_p(math.log(20)), 9), always_valid_p(-3.0)
     (0.05, 1.0)
     """
     if math.isnan(log_e):
