@@ -21,6 +21,63 @@ PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="a plan, TOML or 
 Note = Annotated[str, typer.Option(help="why; kept with the generation")]
 
 
+@app.command("plan")
+def plan_figures(
+    plan: PlanFile,
+    champion: Annotated[float | None, typer.Option(help="the champion's mean, or rate, of the metric")] = None,
+    effect: Annotated[float | None, typer.Option(help="how much better a challenger has to be to be found")] = None,
+    sd: Annotated[float | None, typer.Option(help="of one unit's outcome: of means")] = None,
+    daily: Annotated[float | None, typer.Option(min=0, help="units a day in the whole split")] = None,
+) -> None:
+    """Check a plan, and say how many units and days it takes to find an effect.
+
+    \b
+        coppice experiment plan plan.toml --champion 0.05 --effect 0.005 --daily 20000
+    """
+    from monitoring.beginning import read_plan
+    from monitoring.plan_figures import figures
+
+    asked = read_plan(plan)
+    typer.echo(f"{asked.name}: plan {asked.digest[:12]} is in order")
+    if champion is not None and effect is not None:
+        for line in figures(asked, champion, effect, sd, daily):
+            typer.echo(line)
+
+
+@app.command("simulate")
+def simulate(
+    plan: PlanFile,
+    daily: Annotated[float, typer.Option(help="units a day in the whole split")],
+    effect: Annotated[float, typer.Option(help="how much better the challengers are, in the second half of the runs")],
+    champion: Annotated[
+        float | None, typer.Option(help="the champion's mean, or rate [default: the rate of the churn world]")
+    ] = None,
+    sd: Annotated[float, typer.Option(help="of one unit's outcome: of means")] = 1.0,
+    every: Annotated[float, typer.Option(help="hours between two decisions")] = 24.0,
+    runs: Annotated[int, typer.Option(min=1, help="experiments to play through, each way")] = 200,
+    seed: Annotated[int, typer.Option(help="the same seed plays the same experiments")] = 0,
+) -> None:
+    """Play the plan through before it starts: how often it is wrong, how often it finds the effect, and how long it takes.
+
+    \b
+        coppice experiment simulate plan.toml --daily 5000 --effect 0.02
+    """
+    from monitoring.beginning import read_plan
+    from monitoring.plan_figures import churn_rate, table
+    from monitoring.replaying import Supposed, replay
+
+    asked = read_plan(plan)
+    mean = churn_rate(asked) if champion is None else champion
+    better = -effect if asked.metric.better == "lower" else effect
+    with typer.progressbar(length=2 * runs, label="experiments") as bar:
+        found = [
+            replay(asked, Supposed(daily, mean, moved, sd, every), runs, seed=seed, progress=lambda: bar.update(1))
+            for moved in (0.0, better)
+        ]
+    for line in table(asked, *found):
+        typer.echo(line)
+
+
 @app.command("start")
 def start(
     model: Model,
@@ -76,6 +133,40 @@ def status(
         units = ", ".join(f"{arm} {count:,}" for arm, count in sorted(inputs.seen.assigned[phase.name].items()))
         typer.echo(f"  {phase.name}, {told(phase.at_us)}: {shares}; units: {units or 'none'}")
     tell(made)
+
+
+@app.command("report")
+def report(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="the page to write")] = Path("var/experiments/report.html"),
+    now_us: Now = None,
+    store: Store = Path("var/releases"),
+    lake: Lake = "var/lake",
+    checks: Checks = Path("var/checks"),
+    engine: EngineName = "duckdb",
+) -> None:
+    """Write a page about the experiment that runs, or the last that did: what is thought of it, and why.
+
+    \b
+        coppice experiment report churn --out report.html
+    """
+    from monitoring import deciding
+    from monitoring.checks import read
+    from monitoring.decisions import KIND
+    from monitoring.decisions import decide as decided
+    from monitoring.errors import NoExperiment
+    from monitoring.experiment import newest
+    from monitoring.experiment_page import page
+
+    experiment = newest(store, model)
+    if experiment is None:
+        raise NoExperiment(f"{model}: there was no experiment yet")
+    until_us = now_us or experiment.ended_us or time_ns() // 1000
+    inputs = deciding.gather(deciding.Places(store, lake, checks, engine), experiment, until_us)
+    made = decided(inputs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page(experiment, inputs, made, read(checks, KIND, model)), encoding="utf-8")
+    typer.echo(f"{made.verdict.state}: {made.verdict.reason}; {out}")
 
 
 @app.command("stop")

@@ -93,10 +93,12 @@ def traffic(shop: Places, folder: Path, units: int, *, better: bool) -> None:
 
 
 def call(shop: Places, *words: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "coppice", *words, "--store", str(shop.store), "--lake", shop.lake]
+    command = [sys.executable, "-m", "coppice", *words, "--store", str(shop.store)]
     known = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+    if words[:2] != ("experiment", "stop"):
+        command += ["--lake", shop.lake, "--checks", str(shop.checks)]
     return subprocess.Popen(
-        [*command, "--checks", str(shop.checks)], cwd=shop.store.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command, cwd=shop.store.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=known | {"PYTHONPATH": str(ROOT)} | environment, text=True, start_new_session=True,
     )  # fmt: skip
 
@@ -216,6 +218,28 @@ def test_what_was_remembered_can_be_made_again_and_what_was_changed_is_told(shop
         log_file.write_text(text.replace(old, new), encoding="utf-8")
         with pytest.raises(NotReproduced, match=words):
             recompute(shop.checks, "mixed", made.id)
+
+
+def test_the_report_says_in_plain_words_what_is_thought_and_why(shop: Places, tmp_path: Path, release: Release) -> None:
+    traffic(shop, tmp_path, 3000, better=True)
+    experiment, inputs, made = evaluate(shop, "mixed", later())
+    log(shop, experiment, inputs, made)
+    out, err = call(shop, "experiment", "report", "mixed", "--out", "report.html").communicate(timeout=60)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "It runs since" in text, (out, err)
+    assert "<td>generation 2</td>" in text
+    assert "10.00%, challenger 10.00%" in text
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
+    call(shop, "experiment", "stop", "mixed", "--note", "the <orders> are lost").communicate(timeout=60)
+    assert newest(shop).arms == {CHAMPION: release.digest("champion")}
+    asked = ("experiment", "report", "mixed", "--out", "report.html", "--now-us", str(later()))
+    out, err = call(shop, *asked).communicate(timeout=60)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "It ran from" in text, (out, err)
+    assert "the &lt;orders&gt; are lost" in text
+    assert f"Now {made.verdict.challengers[0].effect.estimate:+.4g} better" in text  # type: ignore[union-attr]
+    assert 'class="band"' in text
+    assert "The challenger is better than the champion" in text
 
 
 def test_an_experiment_is_alone_and_its_plan_stays(shop: Places, tmp_path: Path, release: Release) -> None:
