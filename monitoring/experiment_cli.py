@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import time_ns
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from monitoring.cli import EngineName, Lake, Store
 from monitoring.decide_cli import Checks, Now, Trust, tell
 from monitoring.errors import MonitoringError
+
+if TYPE_CHECKING:
+    from compile.bundle import Manifest
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Experiments: plan, start, look at, report on, stop."
@@ -167,6 +170,59 @@ def report(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page(experiment, inputs, made, read(checks, KIND, model)), encoding="utf-8")
     typer.echo(f"{made.verdict.state}: {made.verdict.reason}; {out}")
+
+
+@app.command("shadow")
+def shadow(
+    model: Model,
+    name: Annotated[str | None, typer.Option("--shadow", help="which, where the routes have several")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="log_loss (usual) or brier of binary models; squared of regressions")
+    ] = None,
+    label_window: Annotated[
+        str, typer.Option(metavar="N[m|h|d]", help="rows younger than this wait for outcomes")
+    ] = "0s",
+    n_star: Annotated[float, typer.Option(min=1, help="units at which you hope to know")] = 10_000.0,
+    now_us: Now = None,
+    store: Store = Path("var/releases"),
+    lake: Lake = "var/lake",
+    engine: EngineName = "duckdb",
+) -> None:
+    """Compare a shadow with the champion on the same rows: agreement, scores, and loss where outcomes have come.
+
+    \b
+        coppice experiment shadow churn --label-window 7d
+    """
+    from monitoring import shadowing
+    from monitoring.engine import open_engine
+    from monitoring.times import length_us
+
+    named, champion, shadowed = _shadow_of(store, model, name)
+    known = shadowing.losses(champion)
+    asked = next((one for one in known if loss in (None, one)), None)
+    if asked is None:
+        raise MonitoringError(f"--loss: {loss!r} is not of a {champion.task} model; it has {', '.join(known)}")
+    window_us = length_us("--label-window", label_window)
+    question = shadowing.Asked(named, asked, window_us, now_us or time_ns() // 1000, n_star=n_star)
+    found = shadowing.compare(open_engine(lake, engine), champion, shadowed, question)
+    for line in shadowing.told(found, question):
+        typer.echo(line)
+
+
+def _shadow_of(store: Path, model: str, name: str | None) -> tuple[str, Manifest, Manifest]:
+    """(its name, the champion's manifest, the shadow's)."""
+    from compile.bundle import locate
+    from compile.bundle import read as read_bundle
+    from monitoring.plan import CHAMPION
+    from serving.routes import read
+
+    now = read(store, model)
+    shadows = {one.name: one.bundle for one in now.shadow}
+    wanted = name or next(iter(shadows), "")
+    if wanted not in shadows or (name is None and len(shadows) > 1):
+        raise MonitoringError(f"--shadow: {model} has {', '.join(shadows) or 'no shadow'}; say which")
+    champion, shadowed = (read_bundle(locate(store, digest)) for digest in (now.arms[CHAMPION], shadows[wanted]))
+    return wanted, champion, shadowed
 
 
 @app.command("stop")

@@ -95,6 +95,7 @@ class Shop:
     serve: Callable[..., Running]
     champion: str
     late: list[dict[str, Any]] = field(default_factory=list)
+    told: dict[str, bool] = field(default_factory=dict)
     days: int = 0
 
     def __post_init__(self) -> None:
@@ -102,13 +103,13 @@ class Shop:
         self.places = Places(self.store, str(self.folder / "lake"), self.folder / "checks")
         self.publish({CHAMPION: self.champion})
 
-    def publish(self, arms: dict[str, str]) -> None:
+    def publish(self, arms: dict[str, str], shadow: tuple[routes.Shadow, ...] = ()) -> None:
         history = routes.history(self.store, "churn")
         routes.publish(
             self.store,
             routes.Routes(
                 model="churn", generation=len(history) + 1, salt=routes.new_salt(), arms=arms, at=routes.stamp(),
-                slots=routes.split_slots({CHAMPION: 1}),
+                slots=routes.split_slots({CHAMPION: 1}), shadow=shadow,
             ),
         )  # fmt: skip
 
@@ -143,6 +144,7 @@ class Shop:
         half = len(shuffled) // 2
         sent, self.late = self.late + shuffled[:half], shuffled[half:]
         assert server.ask("/feedback", json.dumps(sent).encode())[0] == 202
+        self.told |= {one["request_id"]: one["value"] for one in sent}
         self.close(server)
         return answered
 

@@ -3,19 +3,34 @@ of order, and what is decided from them is what the world made true."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from time import time_ns
 
+import numpy as np
 import pytest
 from experiments import Shop, bundles
 from running import Running
 
+from compile.bundle import read as read_bundle
 from monitoring.decisions import recompute
-from monitoring.errors import NoExperiment
+from monitoring.engine import open_engine
+from monitoring.errors import NoExperiment, TooLittleData
+from monitoring.evidence import Interval, NotEstimable
 from monitoring.experiment import newest
+from monitoring.lake import window
 from monitoring.plan import Metric, Step
+from monitoring.shadowing import Asked, compare
+from monitoring.verdict import HOUR_US
 from serving import routes
+from serving.routes import Shadow
+
+ROOT = Path(__file__).parents[2]
 
 HALF = (Step(share=0.5),)
 
@@ -123,3 +138,41 @@ def test_a_broken_splitter_is_called_invalid_and_nobody_wins(
     assert experiment is not None
     assert experiment.ended is None
     assert routes.history(shop.store, "churn") == [1, 2]
+
+
+def test_a_shadow_is_compared_on_the_same_rows(
+    open_shop: Callable[[str], Shop], made: tuple[Path, dict[str, str]]
+) -> None:
+    shop, (folder, digests) = open_shop("poor"), made
+    shop.publish({"champion": digests["poor"]}, (Shadow(name="candidate", bundle=digests["good"]),))
+    assert set(shop.day(900)) == {"champion"}
+    rows = window(shop.places.lake, "churn").to_pylist()
+    scores = {row["request_id"]: row["score"] for row in rows if row["role"] == "shadow"}
+    told = shop.told
+    pairs = [(row["score"], scores[row["request_id"]], told.get(row["request_id"])) for row in rows
+             if row["role"] == "served" and row["request_id"] in scores]  # fmt: skip
+    champion, shadow = (read_bundle(folder / "store" / "bundles" / digests[name]) for name in ("poor", "good"))
+    asked = Asked("candidate", "brier", 0, time_ns() // 1000 + HOUR_US, n_star=500.0)
+    found = compare(open_engine(shop.places.lake), champion, shadow, asked)
+    assert found.rows == len(pairs) > 300
+    assert found.failed == 0
+    assert found.agree == pytest.approx(np.mean([(ours > 0.5) == (theirs > 0.5) for ours, theirs, _ in pairs]))
+    apart = np.array([theirs - ours for ours, theirs, _ in pairs])
+    assert (found.mean_difference, found.spread) == pytest.approx((apart.mean(), apart.std()))
+    assert found.largest == pytest.approx(np.abs(apart).max())
+    gains = [(ours - left) ** 2 - (theirs - left) ** 2 for ours, theirs, left in pairs if left is not None]
+    assert found.units == len(gains) > 100
+    assert isinstance(found.gain, Interval)
+    assert found.gain.estimate == pytest.approx(np.mean(gains))
+    assert found.gain.lower > 0  # the better model, known before it answered anyone
+    waiting = replace(asked, label_window_us=30 * 24 * HOUR_US)
+    assert isinstance(compare(open_engine(shop.places.lake), champion, shadow, waiting).gain, NotEstimable)
+    with pytest.raises(TooLittleData, match="'nobody'"):
+        compare(open_engine(shop.places.lake), champion, shadow, replace(asked, shadow="nobody"))
+    where = ("--store", str(shop.store), "--lake", shop.places.lake)
+    ran = subprocess.run(
+        [sys.executable, "-m", "coppice", "experiment", "shadow", "churn", *where],
+        cwd=shop.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert f"candidate: {len(pairs):,} rows beside the champion's" in ran.stdout, ran.stderr
+    assert ran.stdout.rstrip().endswith("better")
