@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from joined import manifest_of
 
+from monitoring import experiment_bench
 from monitoring.compaction import compact, put_outcomes
 from monitoring.engine import Engine, open_engine
 from monitoring.errors import MonitoringError, PlanRefused
@@ -270,3 +271,12 @@ def test_accuracy_is_of_two_classes(tiny: Path) -> None:
     plan = Plan(name="x", unit="c", metric=metric("accuracy"), n_star=10.0, ramp=(Step(share=0.5),), max_units=9)
     with pytest.raises(PlanRefused, match=r"accuracy.*task is regression"):
         refuse(plan, {CONTROL: manifest})
+
+
+def test_the_bench_measures_what_it_made(tmp_path: Path) -> None:
+    experiment_bench.make_lake(tmp_path, 3000, 2)
+    told = experiment_bench.answer(tmp_path / "lake", "duckdb", 2)
+    assert told["units"] == 3000
+    paid = told["sums"]["paid"]
+    assert sum(sums[0] for sums in paid.values()) == 0  # two days in, no window of a week is over
+    assert sum(sums[0] for sums in told["sums"]["failed"].values()) == 3000
