@@ -67,8 +67,8 @@ def begin(store: Path, folder: Path, release: Release) -> routes.Routes:
     return start(store, "hashed", "mixed", plan, arms, note="", by="tests", now_us=time_ns() // 1000)
 
 
-def traffic(shop: Places, folder: Path, units: int, *, better: bool) -> None:
-    """Units that the present routes assign, and their outcomes as a file: one in five, of the challenger's two if `better`."""
+def traffic(shop: Places, folder: Path, units: int, *, better: bool, whose: str = "challenger") -> None:
+    """Units that the present routes assign, and their outcomes as a file: one in five; if `better`, two of one arm's."""
     now = routes.read(shop.store, "mixed")
     logged = folder / f"traffic-{now.generation}"
     (logged / "pages").mkdir(parents=True)
@@ -84,7 +84,7 @@ def traffic(shop: Places, folder: Path, units: int, *, better: bool) -> None:
         unit = f"g{now.generation}-{n}"
         arm = now.arm_for(unit.encode())
         log.put(tags[arm], at, unit.encode(), 0, unit.encode(), b"", 0.5, 200, 1, 1, 1, 1)
-        positive = n % 5 == 0 or (better and arm == "challenger" and n % 5 == 1)
+        positive = n % 5 == 0 or (better and arm == whose and n % 5 == 1)
         lines.append(json.dumps({"request_id": unit, "value": positive}))
     assert log.close(20)
     compact(logged, shop.lake)
@@ -171,6 +171,20 @@ def test_a_decider_killed_before_the_aliases_is_made_good_by_the_next(shop: Plac
         out, _ = call(shop, "decide", "mixed", "--apply", MLFLOW_TRACKING_URI=uri).communicate(timeout=120)
         assert not out  # there is nothing left to do
     assert newest(shop).generation == 3
+
+
+def test_a_worse_one_is_rolled_back_and_the_exit_code_says_so(shop: Places, tmp_path: Path, release: Release) -> None:
+    traffic(shop, tmp_path, 6000, better=True, whose="control")
+    decider = call(shop, "decide", "mixed", "--now-us", str(later()))
+    out, err = decider.communicate(timeout=60)
+    assert (decider.returncode, newest(shop).generation) == (10, 2), (out, err)  # looked at, and not acted upon
+    decider = call(shop, "decide", "mixed", "--apply", "--now-us", str(later()))
+    out, err = decider.communicate(timeout=60)
+    assert decider.returncode == 10, (out, err)
+    assert "mixed generation 3: roll back, decision " in out
+    assert newest(shop).arms == {CHAMPION: release.digest("champion")}
+    with pytest.raises(NoExperiment, match="cools down until"):
+        begin(shop.store, tmp_path, release)
 
 
 def test_a_file_of_outcomes_counts_once(shop: Places, tmp_path: Path) -> None:
