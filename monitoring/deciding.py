@@ -45,7 +45,7 @@ def evaluate(places: Places, model: str, now_us: int, *, approved: bool = False)
 
 def gather(places: Places, experiment: Experiment, now_us: int, *, approved: bool = False) -> Inputs:
     """What the experiment, running or over, has seen by then."""
-    refuse_routes(experiment.first, experiment.plan)
+    refuse_routes(experiment)
     manifests = manifests_of(places.store, experiment.first.arms, experiment.arms)
     refuse(experiment.plan, manifests)
     seen = look(open_engine(places.lake, places.engine), experiment, manifests, now_us)

@@ -90,13 +90,21 @@ def newest(store: Path, model: str) -> Experiment | None:
     return Experiment(plan, phases, carried[0], after)
 
 
-def refuse_routes(routes: Routes, plan: Plan) -> None:
-    """What a plan needs of the routes that carry it. Raises NoExperiment."""
-    if routes.arms.get(CONTROL) != routes.arms[CHAMPION]:
+def refuse_routes(experiment: Experiment) -> None:
+    """Routes that no verb of ours makes, and whose units can't be compared. Raises NoExperiment."""
+    first, plan = experiment.first, experiment.plan
+    if first.arms.get(CONTROL) != first.arms[CHAMPION]:
         raise NoExperiment(
-            f"{routes.model}: generation {routes.generation} carries the plan {plan.name!r}, and its arm {CONTROL!r} is not "
-            "of the champion's bundle; coppice experiment start makes such routes"
+            f"{first.model}: generation {first.generation} carries the plan {plan.name!r}, and its arm {CONTROL!r} is not of "
+            "the champion's bundle; coppice experiment start makes such routes"
         )
+    for phase in experiment.phases:
+        least, most = min(phase.shares.values()), max(phase.shares.values())
+        if not least or most - least > 1.5 / POINTS:
+            raise NoExperiment(
+                f"{first.model}: {phase.name} gives {CONTROL!r} and the challengers unequal shares, so that those who come "
+                "new to them can't be compared; coppice experiment stop, and start anew"
+            )
 
 
 def _backwards(store: Path, model: str) -> Iterator[Routes]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from cases import Release
 
+from monitoring import publishing
 from monitoring.acting import Phase, act
 from monitoring.beginning import read_plan, start
 from monitoring.checks import read as read_checks
@@ -101,6 +102,10 @@ def call(shop: Places, *words: str, **environment: str) -> subprocess.Popen[str]
         command, cwd=shop.store.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=known | {"PYTHONPATH": str(ROOT)} | environment, text=True, start_new_session=True,
     )  # fmt: skip
+
+
+def release_by(verb: str, shop: Places, **change: Any) -> routes.Routes:
+    return publishing.release(shop.store, "hashed", verb, "mixed", "tests", **change)
 
 
 def later() -> int:
@@ -271,6 +276,10 @@ def test_an_experiment_is_alone_and_its_plan_stays(shop: Places, tmp_path: Path,
         msgspec.structs.replace(now, plan=now.plan | {"challengers": ["other"]}, **after)
     out, err = call(shop, "experiment", "status", "mixed").communicate(timeout=60)
     assert "holds no traffic of 'mixed'" in err, out
+    ramped = release_by("ramp", shop, shares={"challenger": 25})
+    assert ramped.plan == now.plan
+    with pytest.raises(NoExperiment, match="generation 3 gives 'control' and the challengers unequal shares"):
+        evaluate(shop, "mixed", later())
 
 
 def test_a_plan_is_refused_by_its_file_and_field(tmp_path: Path) -> None:
