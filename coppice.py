@@ -57,6 +57,8 @@ VERBS = {
         "monitoring.performance_cli:performance", "Watch", "How good each arm was, by outcomes or an estimate."
     ),
     "dashboard": Verb("monitoring.dashboard_cli:dashboard", "Watch", "Show all of it on one page, in a browser."),
+    "experiment": Verb("monitoring.experiment_cli:app", "Watch", "Experiments: plan, start, look at, report on, stop."),
+    "decide": Verb("monitoring.decide_cli:decide", "Watch", "Judge the experiment; ramp, promote or roll back by it."),
     "demo": Verb("monitoring.demo:demo", "Watch", "The whole way, on built-in data or your own file."),
 }
 EXTRAS = {"training": "train", "compile": "train", "serving": "client", "monitoring": "monitor", "loadtests": "load"}

@@ -24,7 +24,7 @@ from typing import Any
 
 from monitoring.errors import MonitoringError
 
-KINDS = ("drift", "performance", "operations", "alerts", "watch")
+KINDS = ("drift", "performance", "operations", "alerts", "watch", "decisions")
 
 
 @dataclass(frozen=True)

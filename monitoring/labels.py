@@ -47,7 +47,7 @@ def read_truth(task: Task, classes: tuple[str, ...], number: pa.ChunkedArray, te
         value = np.where(np.isfinite(numbers), numbers, np.nan)
     else:
         distinct, place = np.unique(numbers[written], return_inverse=True)
-        known = _places(classes)
+        known = places(classes)
         value[written] = np.array([known.get(one, np.nan) for one in distinct.tolist()], dtype=np.float64)[place]
     words = pc.dictionary_encode(text).combine_chunks() if len(text) else None
     if words is not None and len(words.dictionary):
@@ -64,7 +64,7 @@ def read_truth(task: Task, classes: tuple[str, ...], number: pa.ChunkedArray, te
     return Truth(value, unknown, strange)
 
 
-def _places(classes: tuple[str, ...]) -> dict[float, float]:
+def places(classes: tuple[str, ...]) -> dict[float, float]:
     """Numbers that mean a class."""
     found: dict[float, float] = {}
     for code, name in enumerate(classes):

@@ -27,6 +27,7 @@ from monitoring.errors import PlanRefused
 
 FORMAT = 1
 CHAMPION = "champion"
+CONTROL = "control"  # the arm of the champion's bundle that challengers are compared with
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,8 +167,9 @@ def _check_numbers(plan: Plan) -> None:
 def _check_arms(plan: Plan) -> None:
     if not plan.challengers or len(set(plan.challengers)) != len(plan.challengers):
         raise PlanRefused(f"challengers: must be one or more, each once, got {list(plan.challengers)}")
-    if CHAMPION in plan.challengers:
-        raise PlanRefused(f"challengers: {CHAMPION!r} is what they are compared with")
+    for name in (CHAMPION, CONTROL):
+        if name in plan.challengers:
+            raise PlanRefused(f"challengers: {name!r} is what they are compared with")
 
 
 def _check_ramp(plan: Plan) -> None:

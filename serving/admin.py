@@ -78,6 +78,8 @@ class Admin:
             change = msgspec.json.decode(body or b"{}", type=Change)
         except (msgspec.MsgspecError, RecursionError) as malformed:
             return Outcome(400, str(malformed))
+        if change.plan is not None:
+            return Outcome(422, "plan: `coppice experiment start` checks a plan and publishes it")
         if self.waiting >= MOST_WAITING:
             return Outcome(503, f"{MOST_WAITING} changes are waiting already")
         asked = Asked(self.settings.store, self.settings.trust, verb, model, by, change)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -41,6 +41,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     note: str = ""
     generation: int = 0
     dry_run: bool = False
+    plan: dict[str, Any] | None = None  # of an experiment that begins: checked by `monitoring`, which asks for it
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -98,6 +99,7 @@ def _published(now: Routes | None, model: str, change: Change, by: str) -> Route
         slots=routes.split_slots(change.split or {CHAMPION: 100}),
         arms=change.arms,
         shadow=change.shadow,
+        plan=change.plan,
         note=change.note,
         by=by,
         at=routes.stamp(),

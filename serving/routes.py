@@ -19,6 +19,9 @@ Assignment: blake2b(unit, key=salt), 8 bytes, big-endian, scaled to 0..9,999. It
 on every host agrees. A ramp keeps the salt and may give slots of the champion to another arm, never take one back:
 `publish` refuses what would move a unit from one arm to another in the middle of an experiment. A rollback may: it puts
 every unit back to where the older generation had it.
+
+`plan` is the experiment that runs, as JSON: here its shape is checked (`name`, and `challengers` that are arms), by
+`monitoring.plan` what it asks. As long as the salt stays, so does the plan.
 """
 
 from __future__ import annotations
@@ -209,6 +212,8 @@ def _check(routes: Routes) -> None:
     for shadow in routes.shadow:
         if not 0 < shadow.sample <= 1:
             raise RoutesRefused(f"shadow {shadow.name}: sample must be in (0, 1], got {shadow.sample}")
+    if routes.plan is not None:
+        _check_plan(routes.plan, routes.arms)
     edge = 0
     for slot in routes.slots:
         if slot.lo != edge or slot.hi <= slot.lo:
@@ -218,6 +223,18 @@ def _check(routes: Routes) -> None:
         edge = slot.hi
     if edge != POINTS:
         raise RoutesRefused(f"slots: must reach {POINTS}, end at {edge}")
+
+
+def _check_plan(plan: dict[str, Any], arms: dict[str, str]) -> None:
+    """Its shape alone: what it asks, and whether that makes sense, is not serving's to say."""
+    name, challengers = plan.get("name"), plan.get("challengers")
+    if not (isinstance(name, str) and name.strip()):
+        raise RoutesRefused("plan: has no name")
+    if not (isinstance(challengers, list) and challengers):
+        raise RoutesRefused("plan: names no challengers")
+    for challenger in challengers:
+        if not isinstance(challenger, str) or challenger not in arms or challenger == CHAMPION:
+            raise RoutesRefused(f"plan: challenger {challenger!r} is not one of the arms {sorted(arms)}")
 
 
 def _refuse_unlike(older: Routes, routes: Routes) -> None:
@@ -230,6 +247,8 @@ def _refuse_reassignment(before: Routes, after: Routes) -> None:
     """Under one salt a point may go from the champion to another arm; any other move breaks an experiment."""
     if before.salt != after.salt:
         return
+    if before.plan is not None and after.plan not in (None, before.plan):
+        raise RoutesRefused("plan: is never edited; another plan is another experiment, under a new salt")
     edges = sorted({slot.lo for slot in (*before.slots, *after.slots)})
     for point in edges:
         old = next(slot.arm for slot in before.slots if point < slot.hi)

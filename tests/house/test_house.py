@@ -105,7 +105,7 @@ def test_help_imports_no_package() -> None:
             "keys",
         ),
         *("routes", "serve", "predict", "compact", "outcomes", "reconcile", "drift", "performance"),
-        *("operations", "alerts", "watch", "dashboard", "demo"),
+        *("operations", "alerts", "watch", "dashboard", "experiment", "decide", "demo"),
     ],
 )
 def test_every_verb_explains_itself(verb: str) -> None:
@@ -145,6 +145,10 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (["drift", "nothing", "--last", "soon"], 2, "--last: 'soon'"),
         (["operations", "nothing"], 2, "nothing"),
         (["watch", "nothing"], 2, "nothing"),
+        (["decide", "nothing"], 2, "nothing"),
+        (["decide", "nothing", "--recompute", "ab"], 2, "'ab'"),
+        (["experiment", "start", "nothing", "nowhere.toml", "--arm", "challenger=1"], 2, "nowhere.toml"),
+        (["experiment", "status", "nothing"], 2, "nothing"),
         (["watch", "churn", "--version", "1", "--cooldown", "a week"], 2, "--cooldown: 'a week'"),
         (["operations", "churn", "--every", "soon"], 2, "--every: 'soon'"),
         (["operations", "churn", "--server", "http://127.0.0.1:1"], 2, "http://127.0.0.1:1: no metrics"),

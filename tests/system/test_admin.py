@@ -52,6 +52,8 @@ def test_with_a_key_routes_are_changed_as_by_the_command_line(
     assert ask(server, AT)[1]["generation"] == 1
     assert ask(server, "/v1/admin/routes/nothing")[0] == 404
     assert ask(server, f"{AT}/ramp", {"shares": {"challenger": 25}})[0] == 422
+    status, told = ask(server, f"{AT}/publish", {"arms": {}, "plan": {"name": "x", "challengers": ["challenger"]}})[:2]
+    assert (status, "coppice experiment start" in str(told)) == (422, True)
     assert ask(server, f"{AT}/ramp", {"share": 25})[0] == 400
     assert ask(server, f"{AT}/promote", {"note": "x" * 70_000})[0] == 413
     status, told = ask(server, f"{AT}/ramp", {"shares": {"challenger": 75}, "note": "going well"})
