@@ -28,7 +28,9 @@ def test_the_verb_measures_every_backend_with_every_batch(release: Release, tmp_
     told = json.loads(ran.stdout)
     measured = {(figure["batch"], figure["backend"]) for figure in told["figures"]}
     assert measured == {(batch, backend) for batch in (1, 8, 32, 128) for backend in ("treelite", "onnx")}
-    assert all(0 < figure["median_us"] <= figure["p99_us"] for figure in told["figures"])
+    # not that the median of the rounds' medians is below p99: a round that was held up has few calls, and that median
+    assert all(0 < figure["lowest"] <= figure["median_us"] <= figure["highest"] for figure in told["figures"])
+    assert all(figure["p99_us"] > 0 for figure in told["figures"])
     assert told["fastest"] in ("treelite", "onnx")
     rows = tmp_path / "rows.csv"
     rows.write_text(
