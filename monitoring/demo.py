@@ -254,6 +254,7 @@ def _load(
     script = Path(next(iter(spec.submodule_search_locations))) / "locustfile.py"
     since = datetime.now(UTC).isoformat()
     call = [sys.executable, "-m", "locust", "-f", str(script), "--headless", "--only-summary", "--host", address]
+    call += ["--stop-timeout", "10"]  # requests in flight at the end are answered, and counted by both sides
     call += [
         "--users",
         "50",
