@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +11,12 @@ import typer
 
 from monitoring.cli import EngineName, Lake, Store
 from monitoring.errors import DriftFound, MonitoringError, TooLittleData
+from monitoring.times import length_us, moment_us
 
 if TYPE_CHECKING:
     from monitoring.drift import Column, Drift
     from monitoring.drift_looks import Look, Subject
 
-UNITS_US = {"m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 REPORTS = ("all", "drifted", "last", "none")
 
 
@@ -102,27 +100,13 @@ def drift(
 
 
 def _span(last: str | None, since: str | None, until: str | None) -> tuple[int | None, int | None]:
-    until_us = _micros("--until", until)
+    until_us = moment_us("--until", until)
     if last is None:
-        return _micros("--since", since), until_us
+        return moment_us("--since", since), until_us
     if since is not None:
         raise MonitoringError("--last: says where to begin, as --since does; give one of them")
-    told = re.fullmatch(r"([1-9]\d{0,6})([mhd])", last)
-    if told is None:
-        raise MonitoringError(f"--last: {last!r} is not a time such as 90m, 24h or 7d")
     end = time_ns() // 1000 if until_us is None else until_us
-    return end - int(told[1]) * UNITS_US[told[2]], until_us
-
-
-def _micros(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise MonitoringError(f"{option}: {text!r} is not a time such as 2026-01-31T09:30") from None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return round(when.timestamp() * 1_000_000)
+    return end - length_us("--last", last), until_us
 
 
 def _wanted(reports: str, found: Look, *, final: bool) -> bool:

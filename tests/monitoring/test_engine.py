@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -90,21 +90,6 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compact(traffic(folder / "traffic"), folder / "lake")
     put_outcomes(open_files(folder / "lake"), "import", outcomes_table(OUTCOMES))
     return folder / "lake"
-
-
-@pytest.fixture(scope="module", params=["duckdb", "spark"])
-def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
-    if request.param == "duckdb":
-        yield open_engine
-        return
-    if shutil.which("java") is None:
-        pytest.skip("needs Java: apt-get install openjdk-17-jre-headless")
-    yield lambda lake: open_engine(lake, "local[2]")
-    from pyspark.sql import SparkSession
-
-    session = SparkSession.getActiveSession()
-    assert session is not None
-    session.stop()
 
 
 def plain(lake: Path) -> pa.Table:

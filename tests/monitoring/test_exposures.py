@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,21 +137,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
     sent = [Outcome(T0, T0 + n, name, 0, value, n, "w") for n, (name, value) in enumerate(reversed(told.items()))]
     put_outcomes(open_files(folder / "lake"), "import", outcomes_table(sent))
     return folder / "lake", rows, told
-
-
-@pytest.fixture(scope="module", params=["duckdb", "spark"])
-def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
-    if request.param == "duckdb":
-        yield open_engine
-        return
-    if shutil.which("java") is None:
-        pytest.skip("needs Java: apt-get install openjdk-17-jre-headless")
-    yield lambda lake: open_engine(lake, "local[2]")
-    from pyspark.sql import SparkSession
-
-    session = SparkSession.getActiveSession()
-    assert session is not None
-    session.stop()
 
 
 TRUE = {0.0: 0.0, 1.0: 1.0, "yes": 1.0, "no": 0.0}
